@@ -1,0 +1,192 @@
+"""How kernels are compiled and kept: `@kernel` for one thread, `@parallel_kernel` for all of them.
+
+Compiled kernels are stored in one folder per state of the code: its name is a hash of every
+source file of this package, of the versions of Numba, llvmlite and NumPy, and of the processor.
+A kernel is therefore never stale, not even when a function it calls from another file changes
+(Numba's own cache only looks at the kernel's own file), and one file per signature means that
+processes which compile at the same time cannot mix up their results. Numba's global settings
+stay as they are.
+"""
+
+import functools
+import hashlib
+import importlib.resources
+import os
+import pickle
+import sys
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import caching, compiler, config, serialize
+from numba.core.registry import cpu_target
+
+from minicnn.ops.fast import threads
+
+# error_model: a division by zero gives inf or nan, as in NumPy, not an exception.
+# fastmath: a * b + c may become one instruction; nothing else may be reordered, so that sums have
+# a fixed order and NaN propagates.
+OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+
+def kernel(function):
+    """Compile `function` for one thread; kernels may call it, and so may Python."""
+    return _compiled(function, parallel=False)
+
+
+def parallel_kernel(function):
+    """Compile `function`, whose outermost loop is a `prange`; callable from Python only.
+
+    The call holds the process-wide lock and uses as many threads as `minicnn.config` says. In a
+    forked child in which threads cannot be started the same code runs serially.
+    """
+    compiled = _compiled(function, parallel=True)
+
+    @functools.cache
+    def serial():
+        return _compiled(function, parallel=False)
+
+    @functools.wraps(function)
+    def launch(*arguments):
+        if threads.serial_only:
+            return serial()(*arguments)
+        return threads.launch(compiled, arguments)
+
+    launch.dispatcher = compiled
+    return launch
+
+
+def _compiled(function, parallel):
+    dispatcher = numba.njit(parallel=parallel, **OPTIONS)(function)
+    if not config.DISABLE_JIT:
+        dispatcher._cache = _KernelCache(function, parallel)
+    return dispatcher
+
+
+def _source_key():
+    """Everything that the machine code of a kernel depends on, as a short hash."""
+    digest = hashlib.sha256()
+    for file in sorted(importlib.resources.files(__package__).iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".py"):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, np.__version__)
+    settings = (config.OPT, config.BOUNDSCHECK, config.LOOP_VECTORIZE, config.SLP_VECTORIZE)
+    settings += (config.DEBUGINFO_DEFAULT, config.ENABLE_AVX)
+    processor = cpu_target.target_context.codegen().magic_tuple()
+    digest.update(repr((versions, settings, processor)).encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _file_hash(file):
+    """Hash of a kernel's own file, which need not lie in this package."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""  # inside a zip archive: the source key covers it
+
+
+def _wanted_folder():
+    """$NUMBA_CACHE_DIR, else $MINICNN_CACHE, else the user's cache folder."""
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return Path(os.environ["NUMBA_CACHE_DIR"]) / "minicnn"
+    if os.environ.get("MINICNN_CACHE"):
+        return Path(os.environ["MINICNN_CACHE"])
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        return Path(os.environ["LOCALAPPDATA"]) / "minicnn" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "minicnn"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minicnn"
+
+
+def _is_writable(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def cache_folders():
+    """Where kernels are looked for; new ones go into the last.
+
+    Two when the wanted folder cannot be written: what lies there is used all the same.
+    """
+    wanted = _wanted_folder() / _source_key()
+    if _is_writable(wanted):
+        return (wanted,)
+    temporary = Path(tempfile.mkdtemp(prefix="minicnn-"))
+    warnings.warn(
+        f"compiled kernels cannot be kept in {wanted} (not writable), they go to {temporary} "
+        "for this run; set MINICNN_CACHE to a folder that can be written",
+        UserWarning,
+        stacklevel=2,
+    )
+    return wanted, temporary
+
+
+_announced = threading.Event()
+
+
+def _announce_compilation():
+    """One line on stderr before the first compilation, which makes the first step slow."""
+    if not _announced.is_set():
+        _announced.set()
+        print("minicnn: compiling kernels for this processor (once, some seconds)",
+              file=sys.stderr)
+
+
+class _KernelCache(caching._Cache):
+    """Machine code of one kernel on disk: a file per signature, written whole or not at all."""
+
+    def __init__(self, function, parallel):
+        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._variant = parallel, _file_hash(function.__code__.co_filename)
+
+    @property
+    def cache_path(self):
+        return str(cache_folders()[-1])
+
+    def _file_name(self, signature):
+        key = repr((self._name, self._variant, signature))
+        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.kernel"
+
+    def load_overload(self, sig, target_context):
+        target_context.refresh()
+        for folder in cache_folders():
+            try:
+                payload = pickle.loads((folder / self._file_name(sig)).read_bytes())
+            except (OSError, EOFError, pickle.UnpicklingError):
+                continue  # not there, or cut off by a full disk: compile it again
+            return compiler.CompileResult._rebuild(target_context, *payload)
+        _announce_compilation()
+        return None
+
+    def save_overload(self, sig, data):
+        if data.library.has_dynamic_globals:
+            raise RuntimeError(f"kernel {self._name} refers to an address of this process; "
+                               "pass arrays as arguments, not as globals")
+        folder = cache_folders()[-1]
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(serialize.dumps(data._reduce()))
+            os.replace(file.name, folder / self._file_name(sig))
+        except OSError as error:
+            warnings.warn(f"a compiled kernel could not be kept in {folder}: {error}",
+                          UserWarning, stacklevel=2)
+
+    def enable(self):
+        """Always enabled: Numba's interface asks for this method."""
+
+    def disable(self):
+        """Always enabled: Numba's interface asks for this method."""
+
+    def flush(self):
+        for file in cache_folders()[-1].glob(f"{self._name}-*.kernel"):
+            file.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Threads of the fast kernels: how many, on which threading layer, one kernel at a time.
+
+Numba's layers differ in what kills the process. `tbb` survives two Python threads and a fork;
+`omp` kills a forked child that launches a kernel; `workqueue` aborts when two Python threads
+launch at once. Hence: tbb where its library can be loaded, one lock around every launch, and
+serial kernels in a child forked from a process that runs on omp.
+"""
+
+import ctypes
+import math
+import os
+import site
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numba
+from numba.np.ufunc import parallel as numba_parallel
+
+from minicnn import config
+
+serial_only = False  # set in a forked child whose threading layer does not survive a fork
+_lock = threading.RLock()
+_warned_about = set()
+
+
+def launch(compiled, arguments):
+    """Run a parallel kernel with the configured number of threads, alone in the process."""
+    wanted = count()
+    with _lock:
+        before = numba.get_num_threads()  # Numba's own setting belongs to the user's kernels
+        if before == wanted:
+            return compiled(*arguments)
+        numba.set_num_threads(wanted)
+        try:
+            return compiled(*arguments)
+        finally:
+            numba.set_num_threads(before)
+
+
+def count():
+    """Threads a kernel uses: `config.threads`, else as many as this process may keep busy."""
+    limit = numba.config.NUMBA_NUM_THREADS  # fixed when Numba starts: affinity or the variable
+    if config.threads is None:
+        return min(limit, _quota())
+    if config.threads > limit and config.threads not in _warned_about:
+        _warned_about.add(config.threads)
+        warnings.warn(
+            f"config.threads = {config.threads}, but Numba was started with {limit}: using "
+            f"{limit}; set NUMBA_NUM_THREADS={config.threads} before Python starts",
+            UserWarning,
+            stacklevel=2,
+        )
+    return min(config.threads, limit)
+
+
+def _quota():
+    global _known_quota
+    if _known_quota is None:
+        _known_quota = _cgroup_quota()
+    return _known_quota
+
+
+_known_quota = None
+
+
+def _cgroup_quota(root=Path("/sys/fs/cgroup"), own=Path("/proc/self/cgroup")):
+    """Whole processors that the container's quota allows (version 2 or 1), at least 1."""
+    limits = []
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        here = root / ("cpu" if controllers else "") / path.lstrip("/")
+        while here.is_relative_to(root):
+            quota, period = [*" ".join(_lines(here / "cpu.max")).split(), "", ""][:2]
+            if not quota:
+                quota = "".join(_lines(here / "cpu.cfs_quota_us"))
+                period = "".join(_lines(here / "cpu.cfs_period_us"))
+            if quota.isdigit() and period.isdigit():
+                limits.append(max(1, int(quota) // int(period)))
+            here = here.parent
+    return min(limits, default=math.inf)
+
+
+def _lines(file):
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _load_tbb():
+    """Load the library of the `tbb` wheel, which lies where the loader does not look.
+
+    Numba finds it by name once it is in the process; where there is none it takes another layer.
+    """
+    name = {"linux": "libtbb.so.12", "darwin": "libtbb.12.dylib"}.get(sys.platform)
+    if name is None or numba.config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe",
+                                                            "forksafe"):
+        return
+    folders = (sys.prefix, sys.base_prefix, site.getuserbase())
+    for candidate in (name, *(str(Path(folder, "lib", name)) for folder in folders)):
+        try:
+            ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
+            return
+        except OSError:
+            continue  # not there: the next place
+
+
+def _after_fork_in_child():
+    global _lock, serial_only
+    _lock = threading.RLock()  # another thread of the parent may have held it
+    started = numba_parallel._threading_layer  # None until the first launch
+    serial_only = started == "omp"
+
+
+_load_tbb()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
