@@ -1,0 +1,41 @@
+"""What a layer is told about the call it is in."""
+
+from dataclasses import dataclass, replace
+
+from minicnn import randomness
+
+
+@dataclass(slots=True)
+class Context:
+    """One call of one node.
+
+    training      behave as in training (drop, use batch statistics, update moving ones)
+    keep          backward will follow: `saved` is needed
+    logits        leave out the last activation: the loss works on logits
+    seed, step    of the training run; with `node` and `first_sample` they fix all randomness
+    node          number of the node in its graph (a layer used twice drops differently)
+    first_sample  index of the first sample of this batch within the step
+    penalties     values that activity regularisers add to the loss
+    frozen_state  moving statistics are not written (gradient checks)
+    """
+
+    training: bool = False
+    keep: bool = False
+    logits: bool = False
+    seed: int = 0
+    step: int = 0
+    node: int = 0
+    first_sample: int = 0
+    penalties: list | None = None
+    frozen_state: bool = False
+
+    def at(self, node, training=None, logits=False):
+        """The same call at a node of a graph, perhaps with a mode of its own."""
+        inner = replace(self, node=self.node * 65599 + node + 1, logits=logits)
+        if training is not None:
+            inner.training = training
+        return inner
+
+    def key(self, seed):
+        """64 bits for counter-based random numbers in this node at this step."""
+        return randomness.mix(self.seed, self.step, self.node, seed)

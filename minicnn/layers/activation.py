@@ -1,0 +1,79 @@
+"""Activations as layers."""
+
+from minicnn import activations
+from minicnn.layers.base import Layer, table
+
+
+class _ActivationLayer(Layer):
+    """A layer that only applies `self.function`."""
+
+    @property
+    def final_activation(self):
+        return self.function
+
+    def forward(self, x, context):
+        if context.logits:
+            return x, None
+        y, after = self.function.forward(x, context)
+        return y, (self.function, after)
+
+    def backward(self, dy, saved, needs_dx):
+        if not needs_dx or saved is None:
+            return dy
+        function, after = saved
+        return function.backward(dy, after)
+
+
+@table.register()
+class Activation(_ActivationLayer):
+    """Any activation by name, e.g. Activation("relu")."""
+
+    def __init__(self, activation, **base):
+        super().__init__(**base)
+        self.activation = self.function = activations.get(activation)
+
+
+@table.register()
+class ReLU(_ActivationLayer):
+    """max(x, 0); with Keras's slope below `threshold` and ceiling `max_value`."""
+
+    def __init__(
+        self,
+        max_value: float | None = None,
+        negative_slope: float = 0.0,
+        threshold: float = 0.0,
+        **base,
+    ):
+        super().__init__(**base)
+        for name, value in (
+            ("max_value", max_value or 0),
+            ("negative_slope", negative_slope),
+            ("threshold", threshold),
+        ):
+            if value is None or not value >= 0:
+                self.fail(f"takes a number >= 0 as {name}, not {value!r}")
+        self.max_value, self.negative_slope = max_value, negative_slope
+        self.threshold = threshold
+        self.function = activations.relu.make(negative_slope, max_value, threshold)
+
+
+@table.register()
+class LeakyReLU(_ActivationLayer):
+    """x where positive, else negative_slope * x (Maas et al. 2013)."""
+
+    def __init__(self, negative_slope: float = 0.3, **base):
+        super().__init__(**base)
+        if negative_slope is None or not negative_slope >= 0:
+            self.fail(f"takes a number >= 0 as negative_slope, not {negative_slope!r}")
+        self.negative_slope = float(negative_slope)
+        self.function = activations.leaky_relu.make(self.negative_slope)
+
+
+@table.register()
+class Softmax(_ActivationLayer):
+    """exp(x) / sum exp(x) along `axis`."""
+
+    def __init__(self, axis: int = -1, **base):
+        super().__init__(**base)
+        self.axis = int(axis)
+        self.function = activations.softmax.make(self.axis)

@@ -1,0 +1,138 @@
+"""Conv2D: y[n, i, j, f] = activation(sum_abc x[n, i s + a d, j s + b d, c] k[a, b, c, f] + bias[f])."""
+
+from minicnn import activations, constraints, initializers, ops, regularizers
+from minicnn.layers import arguments
+from minicnn.layers.base import Layer, table
+from minicnn.ops import shapes
+
+
+@table.register("Convolution2D")
+class Conv2D(Layer):
+    """2-D convolution of (n, h, w, c) images with a (kh, kw, c / groups, filters) kernel.
+
+    strides s and dilation_rate d per axis; "same" pads with zeros so that ceil(size / s) positions
+    remain (the odd pixel at the end). Arguments and defaults as in Keras.
+    """
+
+    rank = 4
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | tuple[int, int] = (1, 1),
+        groups: int = 1,
+        activation=None,
+        use_bias: bool = True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **base,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **base)
+        self.filters = arguments.positive_int(self, "filters", filters)
+        self.kernel_size = arguments.int_pair(self, "kernel_size", kernel_size)
+        self.strides = arguments.int_pair(self, "strides", strides)
+        self.padding = arguments.window_padding(self, padding)
+        self.data_format = arguments.data_format(self, data_format)
+        self.dilation_rate = arguments.int_pair(self, "dilation_rate", dilation_rate)
+        self.groups = arguments.positive_int(self, "groups", groups)
+        if self.filters % self.groups:
+            self.fail(f"needs filters divisible by groups, not {filters} filters, {groups} groups")
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            self.fail(
+                f"takes strides or dilation_rate above 1, not both: {self.strides} and "
+                f"{self.dilation_rate}"
+            )
+        self.activation = activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = initializers.get(kernel_initializer)
+        self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
+        self.kernel_constraint = constraints.get(kernel_constraint)
+        self.bias_constraint = constraints.get(bias_constraint)
+
+    def build(self, input_shape):
+        (channels,) = arguments.known_axes(self, input_shape, [3])
+        if channels % self.groups:
+            self.fail(
+                f"got {channels} input channels, which do not divide into {self.groups} groups"
+            )
+        self.kernel = self.add_weight(
+            "kernel",
+            (*self.kernel_size, channels // self.groups, self.filters),
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                "bias",
+                (self.filters,),
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def compute_output_shape(self, input_shape):
+        size = shapes.window_output_size(
+            input_shape[1:3], self.kernel_size, self.strides, self.padding, self.dilation_rate
+        )
+        if any(s is not None and s < 1 for s in size):
+            self.fail(
+                f"has a kernel of {self.kernel_size} with dilation {self.dilation_rate}, larger "
+                f"than its input of {tuple(input_shape[1:3])} pixels: use padding='same', a smaller"
+                " kernel, or less pooling before it"
+            )
+        return (input_shape[0], *size, self.filters)
+
+    def check_input_shape(self, shape):
+        super().check_input_shape(shape)
+        if self.built and shape[3] != self.kernel.shape[2] * self.groups:
+            self.fail(
+                f"was built for {self.kernel.shape[2] * self.groups} input channels, got shape "
+                f"{tuple(shape)}; images are (n, height, width, channels)"
+            )
+
+    @property
+    def final_activation(self):
+        return self.activation
+
+    @property
+    def _geometry(self):
+        return self.strides, self.padding, self.dilation_rate, self.groups
+
+    def forward(self, x, context):
+        bias = self.bias.value if self.use_bias else None
+        activation = None if context.logits else self.activation
+        fused = activation and activation.fused  # runs in the epilogue; its y is all we keep
+        y = ops.conv2d(x, self.kernel.value, bias, *self._geometry, activation=fused)
+        after = y if fused else None
+        if activation and not fused:
+            y, after = activation.forward(y, context)
+        return y, (x, after, activation)
+
+    def backward(self, dy, saved, needs_dx):
+        x, after, activation = saved
+        if activation:
+            dy = activation.backward(dy, after)
+        if self.use_bias and self.bias.trainable:
+            self.bias.accumulate(ops.bias_grad(dy))
+        if self.kernel.trainable:
+            self.kernel.accumulate(
+                ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry)
+            )
+        if needs_dx:
+            return ops.conv2d_input_grad(dy, self.kernel.value, x.shape, *self._geometry)
+
+
+Convolution2D = Conv2D

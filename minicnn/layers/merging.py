@@ -1,0 +1,77 @@
+"""Layers with several inputs: paths of a graph join here."""
+
+import numpy as np
+
+from minicnn import ops
+from minicnn.layers.base import Layer, table
+
+
+class _Merging(Layer):
+    takes_lists = True
+
+    def check_input_shape(self, shape):
+        if not isinstance(shape, list) or len(shape) < 2:
+            self.fail(f"joins a list of two or more inputs, got {shape}")
+
+
+@table.register()
+class Add(_Merging):
+    """Sum of inputs of equal shape: the end of a residual block (He et al. 2015)."""
+
+    def check_input_shape(self, shape):
+        super().check_input_shape(shape)
+        if any(tuple(other[1:]) != tuple(shape[0][1:]) for other in shape[1:]):
+            self.fail(f"adds inputs of equal shape, got {shape}")
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+    def forward(self, x, context):
+        return ops.add(x), len(x)
+
+    def backward(self, dy, saved, needs_dx):
+        return [dy] * saved
+
+
+@table.register()
+class Concatenate(_Merging):
+    """Inputs side by side along `axis` (equal in all others)."""
+
+    def __init__(self, axis: int = -1, **base):
+        super().__init__(**base)
+        self.axis = int(axis)
+
+    def check_input_shape(self, shape):
+        super().check_input_shape(shape)
+        rank = len(shape[0])
+        if self.axis in (0, -rank) or not -rank <= self.axis < rank:
+            self.fail(f"joins along an axis other than the batch, not axis {self.axis} of {shape}")
+        rest = [[s for i, s in enumerate(one) if i != self.axis % rank] for one in shape]
+        if any(len(one) != rank for one in shape) or any(one != rest[0] for one in rest[1:]):
+            self.fail(f"joins inputs that agree on all axes but {self.axis}, got {shape}")
+
+    def compute_output_shape(self, input_shape):
+        shape = list(input_shape[0])
+        sizes = [one[self.axis] for one in input_shape]
+        shape[self.axis] = None if None in sizes else sum(sizes)
+        return tuple(shape)
+
+    def forward(self, x, context):
+        sizes = [one.shape[self.axis] for one in x]
+        shape = list(x[0].shape)
+        shape[self.axis] = sum(sizes)
+        y = np.concatenate(x, self.axis, out=ops.arena.empty(shape, x[0].dtype))
+        return y, np.cumsum(sizes)[:-1]
+
+    def backward(self, dy, saved, needs_dx):
+        return [np.ascontiguousarray(part) for part in np.split(dy, saved, self.axis)]
+
+
+def add(inputs, **base):
+    """Add()(inputs)."""
+    return Add(**base)(inputs)
+
+
+def concatenate(inputs, axis=-1, **base):
+    """Concatenate(axis)(inputs)."""
+    return Concatenate(axis, **base)(inputs)

@@ -1,0 +1,136 @@
+"""Batch normalisation: y = gamma (x - mean) / sqrt(variance + epsilon) + beta, per channel."""
+
+import numpy as np
+
+from minicnn import constraints, initializers, ops, regularizers
+from minicnn.layers import arguments
+from minicnn.layers.base import Layer, table
+
+
+@table.register("BatchNorm")
+class BatchNormalization(Layer):
+    """Normalise each channel by the batch in training, by moving statistics otherwise.
+
+    moving = momentum * moving + (1 - momentum) * batch, with the biased variance, as in Keras.
+    A frozen layer (trainable=False) always uses the moving statistics. Ioffe and Szegedy 2015.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 0.001,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        moving_mean_initializer="zeros",
+        moving_variance_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        renorm: bool = False,
+        renorm_clipping=None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
+        **base,
+    ):
+        super().__init__(**base)
+        if renorm or renorm_clipping is not None or synchronized:
+            self.fail("has no renorm and no synchronized mode; leave these arguments out")
+        if isinstance(axis, list | tuple):
+            if len(axis) != 1:
+                self.fail(f"normalises one axis, not {axis!r}")
+            (axis,) = axis
+        self.axis = int(axis)
+        self.momentum = float(momentum)
+        if not 0 <= self.momentum <= 1:
+            self.fail(f"takes a momentum in [0, 1], not {momentum!r}")
+        self.epsilon = float(epsilon)
+        if not self.epsilon >= 0:
+            self.fail(f"takes an epsilon >= 0, not {epsilon!r}")
+        self.center, self.scale = bool(center), bool(scale)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.renorm, self.renorm_clipping = False, None
+        self.renorm_momentum, self.synchronized = renorm_momentum, False
+
+    def build(self, input_shape):
+        (channels,) = arguments.known_axes(self, input_shape, [self.axis])
+        self.gamma = self.beta = None
+        if self.scale:
+            self.gamma = self.add_weight(
+                "gamma",
+                (channels,),
+                self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        if self.center:
+            self.beta = self.add_weight(
+                "beta",
+                (channels,),
+                self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
+        self.moving_mean = self.add_state("moving_mean", (channels,), self.moving_mean_initializer)
+        self.moving_variance = self.add_state(
+            "moving_variance", (channels,), self.moving_variance_initializer
+        )
+
+    def check_input_shape(self, shape):
+        if not -len(shape) <= self.axis < len(shape) or len(shape) < 2:
+            self.fail(f"normalises axis {self.axis}, which an input {tuple(shape)} does not have")
+        if self.built and shape[self.axis] != self.moving_mean.shape[0]:
+            self.fail(
+                f"was built for {self.moving_mean.shape[0]} channels on axis {self.axis}, got shape"
+                f" {tuple(shape)}"
+            )
+
+    def _channels_last(self, x):
+        return x if self.axis in (-1, x.ndim - 1) else np.moveaxis(x, self.axis, -1)
+
+    def _channels_back(self, y):
+        return y if self.axis in (-1, y.ndim - 1) else np.moveaxis(y, -1, self.axis)
+
+    def forward(self, x, context):
+        x = self._channels_last(x)
+        gamma = self.gamma.value if self.scale else None
+        beta = self.beta.value if self.center else None
+        by_batch = context.training and self.trainable
+        if by_batch:
+            y, mean, variance = ops.batch_norm_train(x, gamma, beta, self.epsilon)
+            if not context.frozen_state:
+                self._move(self.moving_mean, mean)
+                self._move(self.moving_variance, variance)
+        else:
+            mean, variance = self.moving_mean.value, self.moving_variance.value
+            y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon)
+        return self._channels_back(y), (x, mean, variance, by_batch)
+
+    def _move(self, moving, batch):
+        moving.value *= self.momentum
+        moving.value += (1 - self.momentum) * batch
+
+    def backward(self, dy, saved, needs_dx):
+        x, mean, variance, by_batch = saved
+        gamma = self.gamma.value if self.scale else None
+        grad = ops.batch_norm_train_grad if by_batch else ops.batch_norm_inference_grad
+        dx, dgamma, dbeta = grad(self._channels_last(dy), x, gamma, mean, variance, self.epsilon)
+        if self.scale and self.gamma.trainable:
+            self.gamma.accumulate(dgamma)
+        if self.center and self.beta.trainable:
+            self.beta.accumulate(dbeta)
+        if needs_dx:
+            return self._channels_back(dx)
+
+
+BatchNorm = BatchNormalization

@@ -1,0 +1,75 @@
+"""The operations: `ops.conv2d(...)` runs the fast (Numba) or the reference (NumPy) version.
+
+Both sets have the same names and signatures; `config.ops` chooses, and the set is imported at the
+first use of any operation, so that `import minicnn` loads neither Numba nor SciPy.
+"""
+
+import importlib
+
+from minicnn import config
+from minicnn.ops import arena, shapes
+
+NAMES = {
+    "convolution": ("conv2d", "conv2d_input_grad", "conv2d_kernel_grad"),
+    "dense": ("dense", "dense_input_grad", "dense_kernel_grad", "bias_grad"),
+    "pooling": (
+        "max_pool2d",
+        "max_pool2d_grad",
+        "average_pool2d",
+        "average_pool2d_grad",
+        "global_average_pool2d",
+        "global_average_pool2d_grad",
+        "global_max_pool2d",
+        "global_max_pool2d_grad",
+    ),
+    "normalization": (
+        "batch_norm_train",
+        "batch_norm_train_grad",
+        "batch_norm_inference",
+        "batch_norm_inference_grad",
+    ),
+    "elementwise": (
+        "activate",
+        "activate_grad",
+        "softmax",
+        "softmax_grad",
+        "log_softmax",
+        "log_softmax_grad",
+        "scale_shift",
+        "add",
+        "dropout",
+        "dropout_grad",
+    ),
+    "reshaping": ("zero_pad2d", "zero_pad2d_grad", "upsample2d", "upsample2d_grad"),
+    "updates": (),
+}
+
+__all__ = [
+    "NAMES",
+    "arena",
+    "shapes",
+    *(name for names in NAMES.values() for name in names),  # noqa: PLE0604
+]
+
+
+def _bind():
+    """Put the operations of the chosen set into this module; rebinding follows `config.ops`."""
+    for file, names in NAMES.items():
+        module = importlib.import_module(f"minicnn.ops.{config.ops}.{file}")
+        globals().update({name: getattr(module, name) for name in names})
+
+
+def _unbind():
+    for names in NAMES.values():
+        for name in names:
+            globals().pop(name, None)
+
+
+config.on_change("ops", _unbind)
+
+
+def __getattr__(name):
+    if not any(name in names for names in NAMES.values()):
+        raise AttributeError(f"module 'minicnn.ops' has no operation {name!r}")
+    _bind()
+    return globals()[name]

@@ -1,0 +1,55 @@
+"""A trained array and its gradient. Layers hold Parameters, optimisers move them."""
+
+import numpy as np
+
+
+class Parameter:
+    """value and grad of one weight; `state` marks arrays that training writes but no gradient moves.
+
+    The optimiser may move `value` and `grad` into flat buffers of its own (`rebind`), therefore
+    nobody keeps a reference to the arrays: ask the Parameter each time, and write with `assign`.
+    """
+
+    __slots__ = ("constraint", "grad", "name", "owner", "regularizer", "state", "trainable", "value")
+
+    def __init__(self, value, name, trainable=True, regularizer=None, constraint=None, state=False):
+        self.value, self.name, self.state = value, name, state
+        self.trainable = trainable and not state
+        self.regularizer, self.constraint = regularizer, constraint
+        self.grad = None  # allocated by the first backward pass or by the optimiser
+        self.owner = None  # the optimiser buffer that holds the arrays
+
+    shape = property(lambda self: self.value.shape)
+    dtype = property(lambda self: self.value.dtype)
+    size = property(lambda self: self.value.size)
+
+    def accumulate(self, gradient):
+        """Add to the gradient (a layer that is used twice adds twice)."""
+        if self.grad is None:
+            self.grad = np.array(gradient, self.value.dtype)
+        else:
+            self.grad += gradient
+
+    def assign(self, value):
+        """Overwrite the value in place; shapes must agree."""
+        value = np.asarray(value)
+        if value.shape != self.value.shape:
+            raise ValueError(f"{self.name} has shape {self.value.shape}, not {value.shape}")
+        self.value[...] = value
+
+    def rebind(self, value, grad, owner):
+        """Move into other memory, keeping the contents."""
+        value[...] = self.value
+        grad[...] = 0 if self.grad is None else self.grad
+        self.value, self.grad, self.owner = value, grad, owner
+
+    def numpy(self):
+        """A copy of the value."""
+        return self.value.copy()
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.value, dtype=dtype)
+
+    def __repr__(self):
+        kind = "state" if self.state else "parameter"
+        return f"<{kind} {self.name} {self.value.shape} {self.value.dtype}>"

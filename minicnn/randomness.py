@@ -1,0 +1,46 @@
+"""Where seeds come from: one stream for everything that was given no seed, and keys for kernels."""
+
+import random
+import threading
+
+import numpy as np
+
+from minicnn import config
+
+_MASK = (1 << 64) - 1
+_lock = threading.Lock()
+_stream = None
+
+
+def set_random_seed(seed):
+    """Make what follows repeatable: new layers, shuffling, dropout; also `random` and `np.random`."""
+    global _stream
+    config.seed = seed
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    with _lock:
+        _stream = np.random.Generator(np.random.PCG64(seed))
+
+
+def next_seed():
+    """A fresh 63-bit seed from the stream that `set_random_seed` restarts."""
+    global _stream
+    with _lock:
+        if _stream is None:
+            _stream = np.random.Generator(np.random.PCG64(config.seed))
+        return int(_stream.integers(0, 2**63))
+
+
+def generator(seed=None):
+    """A numpy Generator from a seed, or from the stream when seed is None."""
+    return np.random.Generator(np.random.PCG64(next_seed() if seed is None else seed))
+
+
+def mix(*words):
+    """A 64-bit key from integers: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) per word."""
+    key = 0x9E3779B97F4A7C15
+    for word in words:
+        key = (key ^ (word & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK
+        key = (key ^ key >> 27) * 0x94D049BB133111EB & _MASK
+        key ^= key >> 31
+    return key
