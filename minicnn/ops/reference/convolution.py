@@ -60,9 +60,9 @@ def col2im(windows, input_shape, strides=(1, 1), padding="valid", dilation=(1, 1
     x = np.zeros((n, top + h + bottom, left + w + right, c), windows.dtype)
     for a in range(kh):
         for b in range(kw):
-            x[:, a * dh : a * dh + oh * sh : sh, b * dw : b * dw + ow * sw : sw] += windows[
-                :, :, :, a, b
-            ]
+            rows = slice(a * dh, a * dh + oh * sh, sh)
+            columns = slice(b * dw, b * dw + ow * sw, sw)
+            x[:, rows, columns] += windows[:, :, :, a, b]
     return x[:, top : top + h, left : left + w]
 
 
