@@ -85,7 +85,8 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
         try:
             return _fetch_from(url, file, folder, lock)
         except _MirrorFailed as error:
-            reasons.append(f"{_host(url)}: {error}")
+            reason = " ".join(str(error).split())  # servers may answer anything
+            reasons.append(f"{_host(url)}: {reason[:200]}")
     raise DownloadError(
         f"cannot download {file.name} ({'; '.join(reasons)}). Put it ({file.size:,} bytes, from "
         f"{file.urls[0]}) into {folder}, or set MINICNN_HOME to the folder that holds it"
@@ -146,6 +147,7 @@ def _open(url, offset, seconds):
     class HttpsOnly(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, request, stream, code, message, headers, target):
             if not _allowed(target):
+                stream.close()
                 raise _MirrorFailed(f"redirects to {target}, which is not https")
             return super().redirect_request(request, stream, code, message, headers, target)
 
@@ -269,7 +271,7 @@ def _locked(path):
         waiting = False
         while not _try_lock(handle):
             if not waiting:
-                _say(f"waiting for another process to download {path.name[1:-len('.lock')]}")
+                _say(f"waiting for another process to download {path.name[1 : -len('.lock')]}")
                 waiting = True
             time.sleep(0.05)
         yield
