@@ -1,0 +1,84 @@
+"""Convolution of NHWC pictures with HWIO kernels, and its two gradients.
+
+    y[n, i, j, f] = activation(bias[f] + sum over a, b, c of
+                               x[n, i s + a d - top, j s + b d - left, c] kernel[a, b, c, f])
+
+This is the one place where an algorithm is chosen for a shape: see `_algorithm`.
+"""
+
+from minicnn import config
+from minicnn.ops.fast import direct, operands
+from minicnn.ops.fast.direct import geometry
+
+
+def conv2d(
+    x,
+    kernel,
+    bias=None,
+    strides=(1, 1),
+    padding="valid",
+    dilation=(1, 1),
+    groups=1,
+    activation=None,
+    out=None,
+):
+    """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f)."""
+    dtype = operands.float_type("x", x)
+    shape = geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
+    y = operands.output(out, shape.output_shape, dtype)
+    if bias is not None:
+        bias = operands.flat("bias", bias, (shape.kernel_shape[3],), dtype)
+    if y.size:
+        x = operands.flat("x", x, shape.input_shape, dtype)
+        kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
+        _algorithm(shape).convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+    return y
+
+
+def conv2d_input_grad(
+    dy,
+    kernel,
+    input_shape,
+    strides=(1, 1),
+    padding="valid",
+    dilation=(1, 1),
+    groups=1,
+    out=None,
+):
+    """dx (n, h, w, c) from dy (n, oh, ow, f) and kernel (kh, kw, c / groups, f)."""
+    dtype = operands.float_type("dy", dy)
+    shape = geometry(input_shape, kernel.shape, strides, padding, dilation, groups)
+    dy = operands.flat("dy", dy, shape.output_shape, dtype)
+    dx = operands.output(out, shape.input_shape, dtype)
+    if dx.size:
+        kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
+        _algorithm(shape).convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
+    return dx
+
+
+def conv2d_kernel_grad(
+    x,
+    dy,
+    kernel_shape,
+    strides=(1, 1),
+    padding="valid",
+    dilation=(1, 1),
+    groups=1,
+    out=None,
+):
+    """dkernel (kh, kw, c / groups, f) from x (n, h, w, c) and dy (n, oh, ow, f)."""
+    dtype = operands.float_type("x", x)
+    shape = geometry(x.shape, kernel_shape, strides, padding, dilation, groups)
+    dy = operands.flat("dy", dy, shape.output_shape, dtype)
+    dkernel = operands.output(out, shape.kernel_shape, dtype)
+    if not dy.size:
+        dkernel.fill(0)
+    elif dkernel.size:
+        x = operands.flat("x", x, shape.input_shape, dtype)
+        _algorithm(shape).convolve_kernel_grad(x, dy, shape, dkernel.reshape(-1))
+    return dkernel
+
+
+def _algorithm(shape):
+    """The module whose three products compute this shape."""
+    return direct

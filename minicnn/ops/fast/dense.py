@@ -1,0 +1,107 @@
+"""Dense layers: the products of convolution on pictures of one pixel, and sums over rows.
+
+    y = activation(x K + bias)      dx = dy K^T      dK = x^T dy      db = sum over rows of dy
+
+BLAS stays out of the training step: its threads would spin beside Numba's and cost far more than
+the product itself.
+"""
+
+import numpy as np
+from numba import prange
+
+from minicnn.ops import arena
+from minicnn.ops.fast import direct, operands
+from minicnn.ops.fast.jit import kernel as compiled
+from minicnn.ops.fast.jit import parallel_kernel
+
+SEGMENTS = 16  # of a sum over rows: fixed, so that the number of threads changes no bit
+NARROW = 128  # values; shorter rows are taken several at a time
+
+
+def dense(x, kernel, bias=None, activation=None, out=None):
+    """y (m, n) = activation(x (m, k) @ kernel (k, n) + bias)."""
+    dtype = operands.float_type("x", x)
+    shape = _geometry(x.shape, kernel.shape)
+    y = operands.output(out, (x.shape[0], kernel.shape[1]), dtype)
+    if bias is not None:
+        bias = operands.flat("bias", bias, (kernel.shape[1],), dtype)
+    if y.size:
+        direct.convolve(
+            operands.flat("x", x, x.shape, dtype),
+            operands.flat("kernel", kernel, kernel.shape, dtype),
+            bias, shape, activation, y.reshape(-1),
+        )
+    return y
+
+
+def dense_input_grad(dy, kernel, out=None):
+    """dx (m, k) = dy (m, n) @ kernel^T."""
+    dtype = operands.float_type("dy", dy)
+    m, (k, n) = dy.shape[0], kernel.shape
+    dy = operands.flat("dy", dy, (m, n), dtype)
+    dx = operands.output(out, (m, k), dtype)
+    if dx.size:
+        kernel = operands.flat("kernel", kernel, (k, n), dtype)
+        direct.convolve_input_grad(dy, kernel, _geometry((m, k), (k, n)), dx.reshape(-1))
+    return dx
+
+
+def dense_kernel_grad(x, dy, out=None):
+    """dkernel (k, n) = x^T @ dy."""
+    dtype = operands.float_type("x", x)
+    (m, k), n = x.shape, dy.shape[-1]
+    dy = operands.flat("dy", dy, (m, n), dtype)
+    dkernel = operands.output(out, (k, n), dtype)
+    if not m:
+        dkernel.fill(0)
+    elif dkernel.size:
+        x = operands.flat("x", x, (m, k), dtype)
+        direct.convolve_kernel_grad(x, dy, _geometry((m, k), (k, n)), dkernel.reshape(-1))
+    return dkernel
+
+
+def bias_grad(dy, out=None):
+    """db (n,): the sum of dy (..., n) over all axes but the last, added up in float64."""
+    dtype = operands.float_type("dy", dy)
+    columns = dy.shape[-1]
+    db = operands.output(out, (columns,), dtype)
+    width = columns * max(1, NARROW // columns) if columns else 0
+    partial = arena.empty((SEGMENTS, width), np.float64)
+    _sum_rows(operands.flat("dy", dy, dy.shape, dtype), columns, partial, db)
+    return db
+
+
+def _geometry(x_shape, kernel_shape):
+    if len(x_shape) != 2 or len(kernel_shape) != 2 or x_shape[1] != kernel_shape[0]:
+        raise ValueError(
+            f"x has shape {tuple(x_shape)} and kernel {tuple(kernel_shape)}: (m, k) and (k, n) are "
+            "needed; flatten x to two axes first"
+        )
+    (m, k), (_, n) = x_shape, kernel_shape
+    return direct.Geometry((m, 1, 1, k), (1, 1, k, n), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+
+
+@parallel_kernel
+def _sum_rows(values, columns, partial, sums):
+    segments = len(partial)
+    rows = len(values) // max(columns, 1)
+    for segment in prange(segments):
+        first, last = segment * rows // segments, (segment + 1) * rows // segments
+        _sum_piece(values, first * columns, last * columns, partial[segment])
+    for j in range(columns):
+        total = 0.0
+        for segment in range(segments):
+            for k in range(j, partial.shape[1], columns):
+                total += partial[segment, k]
+        sums[j] = total
+
+
+@compiled
+def _sum_piece(values, first, last, sums):
+    """Add values[first:last] up in rows of len(sums), a multiple of the number of columns."""
+    sums[:] = 0
+    width = len(sums)
+    while first < last:
+        for j in range(min(width, last - first)):
+            sums[j] += values[first + j]
+        first += width

@@ -1,0 +1,209 @@
+"""Products of matrices in registers: the core of convolution, dense layers and Winograd.
+
+    c[i, j] = start[j] + sum_k a[i, k] b[k, j]        c (rows, columns), a (rows, k), b (k, columns)
+
+a0, b0, c0      index of the first element in the flat arrays a, b, c
+a_row, a_step   distance of neighbours in a along i and along k (so a may be a transposed matrix)
+c_row           distance of neighbours in c along i
+panel           PANEL columns of b, packed: element (k, j) lies at k * PANEL + j; the last panel
+                is packed as half a panel where no more columns are left
+
+Design. A tile of TILE rows by two vectors stays in registers while k runs: per step two loads of
+b and one broadcast of a per row feed 2 * TILE multiply-adds, which is more arithmetic than the
+load ports can hinder (AVX-512: 14 x 2 of 32 registers, AVX2: 6 x 2 of 16). b is packed into
+panels so that it streams through the cache in one line; a is read where it lies, TILE rows at a
+time. The last tile of a block computes rows that nobody wants (a must have that much memory
+behind it) and goes through a spare tile; nothing is masked and no shape has a slow path. The
+order of a sum depends on nothing but k.
+"""
+
+import math
+
+from numba import prange
+
+from minicnn.ops.fast import simd
+from minicnn.ops.fast.jit import kernel, parallel_kernel
+
+# Accumulators, two vectors of b and (AVX2, SSE) one broadcast have to fit into the registers.
+TILE = 14 if simd.REGISTERS == 32 else 6
+ROWS = 2 * TILE  # of the half panel's tile; blocks of rows are multiples of it
+
+EXACT, WHOLE, ADD = range(3)  # how `block_product` writes
+
+# Activations that an epilogue can apply: contract of the code that the kernels take at run time.
+LINEAR, RELU, LEAKY_RELU, ELU, SIGMOID, TANH = range(6)
+_CODES = {
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "elu": ELU,
+    "sigmoid": SIGMOID,
+    "tanh": TANH,
+}
+
+
+def panel_width(dtype):
+    """Columns of a packed panel."""
+    return 2 * simd.lanes(dtype)
+
+
+def activation_code(activation, dtype):
+    """(code, parameter) for the kernels of None or a tuple (name, *numbers)."""
+    if activation is None:
+        return LINEAR, dtype.type(0)
+    name, *numbers = activation
+    if name not in _CODES:
+        raise ValueError(
+            f"activation {name!r} cannot be fused; one of {sorted(_CODES)} can: apply others after"
+        )
+    return _CODES[name], dtype.type(numbers[0] if numbers else 0)
+
+
+def _tile_product(rows, vectors):
+    """The micro-kernel for a tile of `rows` x `vectors`, an intrinsic."""
+
+    def write(v, a, a0, a_row, a_step, b, b0, k, c, c0, c_row, start, start0, add, code, slope):
+        """c = [c +] start + a @ b, then the activation if it is a linear rectifier."""
+        builder = v.builder
+        width = v.integer(vectors * v.lanes)
+
+        def parts(index):
+            return [builder.add(index, v.integer(i * v.lanes)) for i in range(vectors)]
+
+        first = [v.load(start, i) for i in parts(start0)]
+        before = builder.block
+        loop, after = builder.append_basic_block("k"), builder.append_basic_block("k_end")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, a_at, b_at = (builder.phi(width.type) for _ in range(3))
+        sums = [[builder.phi(v.type) for _ in range(vectors)] for _ in range(rows)]
+        b_values = [v.load(b, i) for i in parts(b_at)]
+        new_sums = []
+        for i in range(rows):
+            value = v.load_splat(a, v.offset(a_at, (a_row, i)))
+            new_sums.append([v.multiply_add(value, x, s) for x, s in zip(b_values, sums[i])])
+        next_step = builder.add(step, v.integer(1))
+        advances = (
+            (step, v.integer(0), next_step),
+            (a_at, a0, builder.add(a_at, a_step)),
+            (b_at, b0, builder.add(b_at, width)),
+            *(x for i in range(rows) for x in zip(sums[i], first, new_sums[i])),
+        )
+        for phi, at_first, at_next in advances:
+            phi.add_incoming(at_first, before)
+            phi.add_incoming(at_next, loop)
+        builder.cbranch(builder.icmp_signed("<", next_step, k), loop, after)
+        builder.position_at_end(after)
+
+        def finish(change):
+            for i in range(rows):
+                for value, at in zip(new_sums[i], parts(v.offset(c0, (c_row, i)))):
+                    v.store(change(value, at), c, at)
+
+        def rectified(value, at):
+            return v.where_negative(value, v.constant(0), value)
+
+        def leaky(value, at):
+            return v.where_negative(value, v.multiply(value, slopes), value)
+
+        def is_code(number):
+            return builder.icmp_signed("==", code, v.integer(number))
+
+        with builder.if_else(builder.icmp_signed("!=", add, v.integer(0))) as (adding, writing):
+            with adding:
+                finish(lambda value, at: v.add(v.load(c, at), value))
+            with writing, builder.if_else(is_code(RELU)) as (relu, other):
+                with relu:
+                    finish(rectified)
+                with other, builder.if_else(is_code(LEAKY_RELU)) as (leaky_relu, linear):
+                    with leaky_relu:
+                        slopes = v.splat(slope)
+                        finish(leaky)
+                    with linear:
+                        finish(lambda value, at: value)
+
+    return simd.vector_intrinsic(write)
+
+
+_whole_panel = _tile_product(TILE, 2)
+_half_panel = _tile_product(ROWS, 1)
+
+
+@kernel
+def block_product(
+    a, a0, a_row, a_step, rows, b, b0, columns, k, c, c0, c_row, start, start0, mode, code, slope,
+    spare,
+):
+    """c (rows, columns) = activation(start + a @ b), with b in panels; k >= 1.
+
+    mode is EXACT (write this block and not a byte more, by way of the tile `spare` at its edges),
+    WHOLE (c has room for whole tiles) or ADD (the same, and c += start + a @ b).
+    """
+    lanes = simd.VECTOR_BYTES // c.itemsize
+    for j in range(0, columns, 2 * lanes):
+        half = columns - j <= lanes
+        width, height = (lanes, ROWS) if half else (2 * lanes, TILE)
+        b_at, start_at = b0 + j * k, start0 + j
+        for i in range(0, rows, height):
+            inside = mode != EXACT or (i + height <= rows and j + width <= columns)
+            if inside:
+                target, at, step = c, c0 + i * c_row + j, c_row
+            else:
+                target, at, step = spare, 0, width
+            a_at = a0 + i * a_row
+            if half:
+                _half_panel(a, a_at, a_row, a_step, b, b_at, k, target, at, step,
+                            start, start_at, mode == ADD, code, slope)
+            else:
+                _whole_panel(a, a_at, a_row, a_step, b, b_at, k, target, at, step,
+                             start, start_at, mode == ADD, code, slope)
+            if not inside:
+                for row in range(min(height, rows - i)):
+                    for column in range(min(width, columns - j)):
+                        c[c0 + (i + row) * c_row + j + column] = spare[row * width + column]
+    if code > LEAKY_RELU:
+        for i in range(rows):
+            activate_row(c, c0 + i * c_row, columns, code, slope)
+
+
+@kernel
+def activate_row(c, c0, columns, code, parameter):
+    """The activations that need a transcendental function, while the row is in the cache."""
+    one = c.dtype.type(1)
+    for j in range(c0, c0 + columns):
+        x = c[j]
+        if code == ELU:
+            c[j] = parameter * math.expm1(x) if x < 0 else x
+        elif code == SIGMOID:
+            c[j] = one / (one + math.exp(-x))
+        else:
+            c[j] = math.tanh(x)
+
+
+@parallel_kernel
+def pack_panels(b, row_starts, column_step, columns, packed_columns, packed):
+    """Pack matrices into panels: packed[m] = b[row_starts[m, k] + j * column_step], all k and j.
+
+    `packed` (matrices, k, packed_columns) holds them panel by panel, filled up with zeros.
+    """
+    matrices, k = row_starts.shape
+    for row in prange(matrices * k):
+        m = row // k
+        pack_row(b, row_starts[m, row - m * k], column_step, columns,
+                  packed, m * k * packed_columns, row - m * k, k)
+
+
+@kernel
+def pack_row(b, b0, step, columns, packed, packed0, row, k):
+    """Row `row` of k of one matrix into the panels that begin at packed0."""
+    lanes = simd.VECTOR_BYTES // packed.itemsize
+    for j in range(0, columns, 2 * lanes):
+        width = lanes if columns - j <= lanes else 2 * lanes
+        at = packed0 + j * k + row * width
+        count = min(width, columns - j)
+        if step == 1:
+            simd.copy_run(packed, at, b, b0 + j, count)
+        else:
+            for i in range(count):
+                packed[at + i] = b[b0 + (j + i) * step]
+            for i in range(count, width):
+                packed[at + i] = 0

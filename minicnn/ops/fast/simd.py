@@ -1,0 +1,217 @@
+"""Vectors of the host's width inside kernels: intrinsics written as a few lines of LLVM each.
+
+A function decorated with `@vector_intrinsic` receives a `Vectors` object, which writes LLVM
+instructions, and its arguments as LLVM values: an array becomes the address of its first element,
+an integer stays one. Kernels then call it like any function. All arrays of a call have one dtype,
+which decides the lanes (float32: 16 with AVX-512, 8 with AVX2, 4 with SSE or NEON; float64: half
+of it), so one text serves every processor and both types.
+
+Nothing here checks bounds: addresses are array + element offset, and the caller is responsible.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+INTEGER = ir.IntType(64)
+_LANE_NUMBER = ir.IntType(32)
+
+
+def _host():
+    """(bytes in a vector register, number of such registers) of the target processor."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    features = set(features.split(","))
+    if "+avx512f" in features:
+        return 64, 32
+    if "+avx" in features:
+        return 32, 16
+    if triple.startswith(("aarch64", "arm64")):
+        return 16, 32
+    return 16, 16
+
+
+VECTOR_BYTES, REGISTERS = _host()
+
+
+def lanes(dtype):
+    """Elements of `dtype` in one vector."""
+    return VECTOR_BYTES // dtype.itemsize
+
+
+class Vectors:
+    """Writes instructions on vectors of one float type into the function that is being built."""
+
+    def __init__(self, builder, scalar):
+        self.builder = builder
+        self.scalar = scalar
+        self.lanes = VECTOR_BYTES // (8 if isinstance(scalar, ir.DoubleType) else 4)
+        self.type = ir.VectorType(scalar, self.lanes)
+        self._suffix = f"v{self.lanes}f{8 * VECTOR_BYTES // self.lanes}"
+
+    def integer(self, value):
+        return ir.Constant(INTEGER, int(value))
+
+    def constant(self, value):
+        return ir.Constant(self.type, [float(value)] * self.lanes)
+
+    def offset(self, start, *terms):
+        """start + the sum of stride * count over `terms`; counts are Python integers."""
+        for stride, count in terms:
+            if count == 1:
+                start = self.builder.add(start, stride)
+            elif count:
+                start = self.builder.add(start, self.builder.mul(stride, self.integer(count)))
+        return start
+
+    def address(self, array, index):
+        """Address of element `index`."""
+        return self.builder.gep(array, [index])
+
+    def _vector_address(self, array, index):
+        return self.builder.bitcast(self.address(array, index), self.type.as_pointer())
+
+    @property
+    def _alignment(self):
+        return VECTOR_BYTES // self.lanes
+
+    def load(self, array, index):
+        return self.builder.load(self._vector_address(array, index), align=self._alignment)
+
+    def store(self, value, array, index):
+        self.builder.store(value, self._vector_address(array, index), align=self._alignment)
+
+    def load_first(self, array, index, count):
+        """The first `count` lanes from memory, zero in the others, which are not touched."""
+        mask = self.first(count)
+        pointer = self._vector_address(array, index)
+        function = self._function(
+            f"llvm.masked.load.{self._suffix}.p0",
+            [pointer.type, _LANE_NUMBER, mask.type, self.type],
+        )
+        alignment = ir.Constant(_LANE_NUMBER, self._alignment)
+        return self.builder.call(function, [pointer, alignment, mask, self.constant(0)])
+
+    def first(self, count):
+        """Mask of the first `count` lanes."""
+        count = self.builder.trunc(count, _LANE_NUMBER)
+        numbers = ir.Constant(ir.VectorType(_LANE_NUMBER, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_signed("<", numbers, self._broadcast(count, numbers.type))
+
+    def splat(self, scalar):
+        return self._broadcast(scalar, self.type)
+
+    def load_splat(self, array, index):
+        """One element in all lanes."""
+        return self.splat(self.builder.load(self.address(array, index)))
+
+    def _broadcast(self, scalar, vector_type):
+        undefined = ir.Constant(vector_type, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(_LANE_NUMBER, 0))
+        zeros = ir.Constant(ir.VectorType(_LANE_NUMBER, vector_type.count), None)
+        return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def add(self, x, y):
+        return self.builder.fadd(x, y, flags=("contract",))
+
+    def subtract(self, x, y):
+        return self.builder.fsub(x, y, flags=("contract",))
+
+    def multiply(self, x, y):
+        return self.builder.fmul(x, y, flags=("contract",))
+
+    def multiply_add(self, x, y, z):
+        """x * y + z, in one instruction where the processor has it."""
+        function = self._function(f"llvm.fmuladd.{self._suffix}", [self.type] * 3)
+        return self.builder.call(function, [x, y, z])
+
+    def where_negative(self, x, then, otherwise):
+        """Lane by lane; NaN is not negative."""
+        negative = self.builder.fcmp_ordered("<", x, self.constant(0))
+        return self.builder.select(negative, then, otherwise)
+
+    def combine(self, coefficients, vectors):
+        """Sum of coefficient * vector; zeros cost nothing and ones no product."""
+        total = None
+        for coefficient, vector in zip(coefficients, vectors, strict=True):
+            if coefficient == 0:
+                continue
+            if total is None:
+                total = vector
+                if coefficient != 1:
+                    total = self.multiply(vector, self.constant(coefficient))
+            elif coefficient == 1:
+                total = self.add(total, vector)
+            elif coefficient == -1:
+                total = self.subtract(total, vector)
+            else:
+                total = self.multiply_add(vector, self.constant(coefficient), total)
+        return total
+
+    def count_up(self, stop, step=1):
+        """`with v.count_up(n, step) as (i, _):` a loop over i = 0, step, ... < n, perhaps empty."""
+        return cgutils.for_range_slice(
+            self.builder, self.integer(0), stop, self.integer(step), intp=INTEGER
+        )
+
+    def _function(self, name, arguments):
+        signature = ir.FunctionType(self.type, arguments)
+        return cgutils.get_or_insert_function(self.builder.module, signature, name)
+
+
+def vector_intrinsic(write):
+    """Make a kernel function of `write(vectors, *values)`, which returns nothing."""
+    names = write.__code__.co_varnames[1 : write.__code__.co_argcount]
+
+    def typed(*argument_types):
+        floats = {t.dtype for t in argument_types if isinstance(t, types.Array)}
+        floats |= {t for t in argument_types if isinstance(t, types.Float)}
+        if len(floats) != 1:
+            raise TypeError(f"{write.__name__}: arrays of one float type, not of {floats}")
+        (dtype,) = floats
+        signature = types.void(
+            *(t if isinstance(t, types.Array | types.Float) else types.intp for t in argument_types)
+        )
+
+        def generate(context, builder, signature, arguments):
+            vectors = Vectors(builder, context.get_value_type(dtype))
+            values = [
+                cgutils.create_struct_proxy(kind)(context, builder, value).data
+                if isinstance(kind, types.Array)
+                else value
+                for kind, value in zip(signature.args, arguments, strict=True)
+            ]
+            write(vectors, *values)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    # Numba reads the parameter names of an intrinsic, so it must be a function with just these.
+    parameters = ", ".join(names)
+    space = {"typed": typed}
+    exec(f"def {write.__name__}(typing, {parameters}): return typed({parameters})", space)
+    return intrinsic(space[write.__name__])
+
+
+@vector_intrinsic
+def copy_run(v, target, target0, source, source0, count):
+    """target[target0 : +count] = source[source0 : +count].
+
+    Reads exactly the source; writes whole vectors, so up to a vector of garbage (zeros) follows.
+    """
+    builder = v.builder
+    whole = builder.and_(count, v.integer(-v.lanes))
+    with v.count_up(whole, v.lanes) as (i, _):
+        v.store(v.load(source, builder.add(source0, i)), target, builder.add(target0, i))
+    rest = builder.sub(count, whole)
+    with builder.if_then(builder.icmp_signed(">", rest, v.integer(0))):
+        tail = v.load_first(source, builder.add(source0, whole), rest)
+        v.store(tail, target, builder.add(target0, whole))
+
+
+@vector_intrinsic
+def zero_run(v, target, target0, count):
+    """target[target0 : +count] = 0, in whole vectors as `copy_run`."""
+    with v.count_up(count, v.lanes) as (i, _):
+        v.store(v.constant(0), target, v.builder.add(target0, i))
