@@ -1,5 +1,6 @@
 """What a layer is told about the call it is in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from minicnn import randomness
@@ -11,25 +12,28 @@ class Context:
 
     training      behave as in training (drop, use batch statistics, update moving ones)
     keep          backward will follow: `saved` is needed
-    logits        leave out the last activation: the loss works on logits
+    logits        numbers of the outputs that leave out their last activation, because the loss
+                  works on logits
     seed, step    of the training run; with `node` and `first_sample` they fix all randomness
     node          number of the node in its graph (a layer used twice drops differently)
     first_sample  index of the first sample of this batch within the step
     penalties     values that activity regularisers add to the loss
+    watch         called with (layer, output) after every layer
     frozen_state  moving statistics are not written (gradient checks)
     """
 
     training: bool = False
     keep: bool = False
-    logits: bool = False
+    logits: frozenset = frozenset()
     seed: int = 0
     step: int = 0
     node: int = 0
     first_sample: int = 0
     penalties: list | None = None
+    watch: Callable | None = None
     frozen_state: bool = False
 
-    def at(self, node, training=None, logits=False):
+    def at(self, node, training=None, logits=frozenset()):
         """The same call at a node of a graph, perhaps with a mode of its own."""
         inner = replace(self, node=self.node * 65599 + node + 1, logits=logits)
         if training is not None:

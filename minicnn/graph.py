@@ -41,21 +41,42 @@ class Node:
         return f"<Node of {self.layer.name}>"
 
 
-def topological(outputs):
-    """Nodes that the tensors depend on, every node after those it reads, in order of calling."""
-    order, state = [], {}
-    stack = [(tensor.node, False) for tensor in reversed(outputs)]
+def topological(outputs, inputs=()):
+    """Nodes on the way from `inputs` to `outputs`, every node after those it reads.
+
+    Depth-first in the order of the arguments; the walk ends at tensors of `inputs`.
+    """
+    order, visited, done, given = [], {}, set(), set(map(id, inputs))
+    stack = [(tensor.node, False) for tensor in reversed(outputs) if id(tensor) not in given]
     while stack:  # an explicit stack: a chain of 1,000 layers is legal and Python's is not as deep
         node, expanded = stack.pop()
         if expanded:
-            if state[node] != "done":
-                state[node] = "done"
+            if node not in done:
+                done.add(node)
                 order.append(node)
-        elif node not in state:
-            state[node] = "open"
+        elif node not in visited:
+            visited[node] = len(visited)
             stack.append((node, True))
-            stack.extend((tensor.node, False) for tensor in reversed(node.inputs))
-    return order
+            above = [t.node for t in reversed(node.inputs) if id(t) not in given]
+            stack.extend((node, False) for node in above)
+    return order, visited
+
+
+def layers_by_depth(order, visited):
+    """Layers of the nodes, farthest from the outputs first: the order of Keras's `model.layers`.
+
+    Depth is the longest way to an output; ties go by the order of the depth-first walk.
+    """
+    depth = dict.fromkeys(order, 0)
+    layer_depth, first_visit = {}, {}
+    for node in reversed(order):
+        depth[node] = max(depth[node], layer_depth.get(node.layer, 0))
+        layer_depth[node.layer] = depth[node]
+        first_visit[node.layer] = min(visited[node], first_visit.get(node.layer, len(visited)))
+        for tensor in node.inputs:
+            if tensor.node in depth:
+                depth[tensor.node] = max(depth[tensor.node], depth[node] + 1)
+    return sorted(layer_depth, key=lambda layer: (-layer_depth[layer], first_visit[layer]))
 
 
 def is_symbolic(value):

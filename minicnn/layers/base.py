@@ -46,6 +46,7 @@ class Layer(Configurable):
 
     rank = None  # number of axes of the input, where the layer insists on one
     accepts_integers = False  # reads uint8 pixels itself
+    trainable_version = 0  # counts changes of any `trainable`: plans made before are stale
 
     def __init__(
         self,
@@ -152,6 +153,7 @@ class Layer(Configurable):
     @trainable.setter
     def trainable(self, value):
         self._trainable = bool(value)
+        Layer.trainable_version += 1
         for parameter in self.own_parameters:
             parameter.trainable = self._trainable and not parameter.state
         for layer in self.sublayers:

@@ -1,0 +1,277 @@
+"""Batches of (x, y, sample_weight) from arrays, generators and Sequence-like objects."""
+
+import itertools
+import warnings
+
+import numpy as np
+
+from minicnn import randomness
+
+
+class PyDataset:
+    """A data set of batches: define __len__ and __getitem__(index) -> (x, y) or (x, y, weight).
+
+    `on_epoch_end` is called after every epoch. As keras.utils.PyDataset; batches are made in the
+    calling thread, the arguments about workers are accepted for scripts that pass them.
+    """
+
+    def __init__(self, workers=1, use_multiprocessing=False, max_queue_size=10):
+        self.workers, self.use_multiprocessing = workers, use_multiprocessing
+        self.max_queue_size = max_queue_size
+
+    def __len__(self):
+        raise NotImplementedError(f"{type(self).__name__} defines no __len__: the number of batches")
+
+    def __getitem__(self, index):
+        raise NotImplementedError(f"{type(self).__name__} defines no __getitem__(index)")
+
+    def on_epoch_end(self):
+        """Called after every epoch, e.g. to shuffle."""
+
+
+Sequence = PyDataset
+
+
+def as_arrays(value):
+    """numpy arrays, keeping a list, tuple or dict of several inputs or outputs as a structure."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: _as_array(one) for name, one in value.items()}
+    if isinstance(value, tuple | list) and any(hasattr(one, "shape") for one in value):
+        first = value[0]
+        if getattr(first, "ndim", 0) >= 1:
+            return [_as_array(one) for one in value]
+    return _as_array(value)
+
+
+def _as_array(value):
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise ValueError(
+            "data is an array of objects: its rows differ in shape or are not numbers; make one "
+            "array of equal rows, e.g. by resizing the images"
+        )
+    return array
+
+
+def flat(structure):
+    """The arrays of a structure as a list."""
+    if structure is None:
+        return []
+    if isinstance(structure, dict):
+        return list(structure.values())
+    return list(structure) if isinstance(structure, list | tuple) else [structure]
+
+
+def pick(structure, index):
+    """The structure with every array indexed."""
+    if structure is None:
+        return None
+    if isinstance(structure, dict):
+        return {name: one[index] for name, one in structure.items()}
+    if isinstance(structure, list):
+        return [one[index] for one in structure]
+    return structure[index]
+
+
+def sample_count(x, y=None, sample_weight=None):
+    """Number of samples; ValueError if the arrays disagree or there are none."""
+    counts = {}
+    for what, structure in (("x", x), ("y", y), ("sample_weight", sample_weight)):
+        for array in flat(structure):
+            if array.ndim == 0:
+                raise ValueError(f"{what} is a single number, not an array of samples")
+            counts.setdefault(len(array), what)
+    if len(counts) > 1:
+        told = " and ".join(f"{what} has {count}" for count, what in counts.items())
+        raise ValueError(f"the arrays differ in their number of samples: {told}")
+    (count,) = counts
+    if count == 0:
+        raise ValueError("x holds no samples")
+    return count
+
+
+def positive(name, value):
+    """A positive integer, or ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} is a positive integer, not {value!r}")
+    return int(value)
+
+
+class ArrayBatches:
+    """Slices of arrays, in order or in a fresh random order each epoch."""
+
+    def __init__(self, x, y=None, sample_weight=None, batch_size=32, shuffle=False, seed=None):
+        self.x, self.y, self.sample_weight = x, y, sample_weight
+        self.count = sample_count(x, y, sample_weight)
+        self.batch_size = positive("batch_size", batch_size)
+        self.generator = randomness.generator(seed) if shuffle else None
+
+    def __len__(self):
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self):
+        if self.generator is None:
+            indices = (
+                slice(at, at + self.batch_size) for at in range(0, self.count, self.batch_size)
+            )
+        else:
+            order = self.generator.permutation(self.count)
+            indices = (
+                order[at : at + self.batch_size] for at in range(0, self.count, self.batch_size)
+            )
+        for index in indices:
+            yield pick(self.x, index), pick(self.y, index), pick(self.sample_weight, index)
+
+    def on_epoch_end(self):
+        """Nothing to do: the next `iter` draws the next order."""
+
+
+class IndexedBatches:
+    """Batches of an object with __len__ and __getitem__; their order is shuffled by `fit`."""
+
+    def __init__(self, source, shuffle=False, seed=None):
+        self.source = source
+        self.generator = randomness.generator(seed) if shuffle else None
+
+    def __len__(self):
+        return len(self.source)
+
+    def __iter__(self):
+        order = range(len(self.source))
+        if self.generator is not None:
+            order = self.generator.permutation(len(self.source))
+        for index in order:
+            yield unpack(self.source[int(index)])
+
+    def on_epoch_end(self):
+        if hasattr(self.source, "on_epoch_end"):
+            self.source.on_epoch_end()
+
+
+class IteratedBatches:
+    """Batches of a generator or another iterable."""
+
+    def __init__(self, source):
+        self.source = source
+        self.once = iter(source) is source  # a generator: it cannot start again
+
+    def __len__(self):
+        if hasattr(self.source, "__len__"):
+            return len(self.source)
+        raise TypeError("a generator has no length")
+
+    def __iter__(self):
+        for batch in self.source:
+            yield unpack(batch)
+
+    def on_epoch_end(self):
+        if hasattr(self.source, "on_epoch_end"):
+            self.source.on_epoch_end()
+
+
+def unpack(batch):
+    """(x, y, sample_weight) of what a generator yields: x, (x,), (x, y) or (x, y, weight)."""
+    if not isinstance(batch, tuple):
+        if isinstance(batch, list) and len(batch) in (2, 3):
+            batch = tuple(batch)  # as old generators yield
+        else:
+            batch = (batch,)
+    if not 1 <= len(batch) <= 3:
+        raise ValueError(
+            f"a generator yields x, (x, y) or (x, y, sample_weight), not a tuple of {len(batch)}"
+        )
+    return tuple(as_arrays(part) for part in (*batch, None, None)[:3])
+
+
+class Epochs:
+    """Batches epoch by epoch; `steps` batches each where that number is given."""
+
+    def __init__(self, batches, steps=None, what="steps_per_epoch"):
+        self.batches, self.what = batches, what
+        self.steps = None if steps is None else positive(what, steps)
+        self.running = None
+        self.exhausted = False
+
+    @property
+    def length(self):
+        """Batches per epoch, None if only the end will tell."""
+        if self.steps is not None:
+            return self.steps
+        try:
+            return len(self.batches)
+        except TypeError:
+            return None
+
+    def epoch(self):
+        """The batches of the next epoch."""
+        if self.steps is None:
+            number = -1
+            for number, batch in enumerate(self.batches):
+                yield batch
+            if number < 0 and not self.exhausted:
+                raise ValueError(
+                    "the data source yielded no batch"
+                    + (
+                        ": a generator runs only once; give steps_per_epoch and let it loop for ever"
+                        if getattr(self.batches, "once", False)
+                        else ""
+                    )
+                )
+        else:
+            yield from self._some(self.steps)
+        self.batches.on_epoch_end()
+
+    def _some(self, steps):
+        """`steps` batches that continue where the last epoch stopped; start again at the end."""
+        done = 0
+        while done < steps:
+            if self.running is None:
+                self.running = iter(self.batches)
+            before = done
+            for batch in itertools.islice(self.running, steps - done):
+                done += 1
+                yield batch
+            if done == steps:
+                return
+            self.running = None
+            if getattr(self.batches, "once", False) or done == before:
+                warnings.warn(
+                    f"the generator ended after {done} of {steps} batches ({self.what}); training "
+                    "stops here: let it loop for ever, or lower the number",
+                    stacklevel=4,
+                )
+                self.exhausted = True
+                return
+
+
+def make_batches(x, y=None, sample_weight=None, batch_size=None, shuffle=False, seed=None):
+    """The right kind of batches for what the user gave."""
+    if _is_data(x):
+        return ArrayBatches(
+            as_arrays(x),
+            as_arrays(y),
+            as_arrays(sample_weight),
+            32 if batch_size is None else batch_size,
+            shuffle,
+            seed,
+        )
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            f"x is a {type(x).__name__} of batches; it must yield y and sample_weight itself: "
+            "leave these arguments out"
+        )
+    if batch_size is not None:
+        positive("batch_size", batch_size)
+    if hasattr(x, "__getitem__") and hasattr(x, "__len__"):
+        return IndexedBatches(x, shuffle and isinstance(x, PyDataset), seed)
+    if hasattr(x, "__iter__") or hasattr(x, "__next__"):
+        return IteratedBatches(x)
+    raise TypeError(f"x is an array, a list, a generator or a Sequence, not {type(x).__name__}")
+
+
+def _is_data(x):
+    if isinstance(x, dict | list | tuple | np.ndarray):
+        return True
+    return hasattr(x, "__array__") and not hasattr(x, "on_epoch_end")

@@ -1,0 +1,599 @@
+"""Model: a graph of layers, walked forward and then backward. Sequential: the graph is one chain."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minicnn import graph, ops, randomness
+from minicnn.configurable import closest, serialize
+from minicnn.context import Context
+from minicnn.graph import Node, SymbolicTensor
+from minicnn.layers.base import Layer, reset_names, table
+from minicnn.layers.input import Input, InputLayer
+from minicnn.models.training import Trainer
+
+
+@dataclass(slots=True)
+class _Step:
+    """One node as the walk needs it: which slots it reads and fills, which values it is last to read."""
+
+    layer: Layer
+    inputs: list
+    outputs: list
+    many: bool
+    training: bool | None
+    output_numbers: dict = field(default_factory=dict)  # position among its outputs -> model's
+    finished: list = field(default_factory=list)
+
+
+class Graph:
+    """The plan of a walk: slots for values, steps in order."""
+
+    def __init__(self, inputs, outputs):
+        self.inputs, self.outputs = inputs, outputs
+        order, visited = graph.topological(outputs, inputs)
+        self.layers = graph.layers_by_depth(order, visited)
+        slots = {id(tensor): slot for slot, tensor in enumerate(inputs)}
+        self.steps, consumers = [], {}
+        for node in order:
+            for tensor in node.inputs:
+                if id(tensor) not in slots:
+                    raise ValueError(
+                        f"The graph is disconnected: {node.layer.name} reads {tensor.name} "
+                        f"{tensor.shape}, which does not follow from the inputs "
+                        f"{[t.name for t in inputs]}; add it to inputs="
+                    )
+            if isinstance(node.layer, InputLayer):
+                raise ValueError(
+                    f"The graph is disconnected: the outputs depend on input {node.layer.name!r} "
+                    f"{node.layer.batch_shape}, which is not among inputs="
+                )
+            read = [slots[id(tensor)] for tensor in node.inputs]
+            made = [slots.setdefault(id(tensor), len(slots)) for tensor in node.outputs]
+            for slot in read:
+                consumers.setdefault(slot, []).append(len(self.steps))
+            self.steps.append(_Step(node.layer, read, made, node.many, node.training))
+        for tensor in outputs:
+            if id(tensor) not in slots:
+                raise ValueError(f"output {tensor.name} does not follow from the inputs")
+        self.input_slots = list(range(len(inputs)))
+        self.output_slots = [slots[id(tensor)] for tensor in outputs]
+        self.slot_count = len(slots)
+        for slot, readers in consumers.items():
+            if slot not in self.output_slots:
+                self.steps[readers[-1]].finished.append(slot)
+        for number, slot in enumerate(self.output_slots):
+            if consumers.get(slot) or self.output_slots.count(slot) > 1:
+                continue  # somebody else reads it too
+            for step in self.steps:
+                if slot in step.outputs:
+                    step.output_numbers[step.outputs.index(slot)] = number
+        self._plans = {}
+
+    def plan(self, needs_dx):
+        """Per step: which of its inputs need a gradient, None where the step needs no backward."""
+        key = (needs_dx, Layer.trainable_version)
+        if key not in self._plans:
+            self._plans.clear()
+            wanted = [False] * self.slot_count
+            for slot in self.input_slots:
+                wanted[slot] = needs_dx
+            plan = []
+            for step in self.steps:
+                above = [wanted[slot] for slot in step.inputs]
+                needed = any(above) or bool(step.layer.trainable_weights)
+                for slot in step.outputs:
+                    wanted[slot] = needed
+                plan.append(any(above) if needed else None)
+            self._plans[key] = plan
+        return self._plans[key]
+
+
+def _tensors(value, what):
+    """One symbolic tensor, or a list, tuple or dict of them, as a list."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    tensors = list(value) if isinstance(value, list | tuple) else [value]
+    for tensor in tensors:
+        if not isinstance(tensor, SymbolicTensor):
+            raise TypeError(
+                f"Model takes symbolic tensors as {what}, as Input(shape) and calling layers give, "
+                f"not {tensor!r}"
+            )
+    return tensors
+
+
+@table.register("Functional")
+class Model(Trainer, Layer):
+    """Layers between `inputs` and `outputs` (tensors, or lists of them). As keras.Model.
+
+    A model is a layer: it can be called on tensors (again and again, sharing its weights) and on
+    arrays, and stand inside other models.
+    """
+
+    takes_lists = True
+
+    def __init__(self, inputs=None, outputs=None, name: str | None = None, **base):
+        super().__init__(name=name, **base)
+        if inputs is None or outputs is None:
+            self.fail("needs inputs= and outputs=, or use Sequential([...])")
+        self._single = not isinstance(inputs, list | tuple | dict)
+        self._single_output = not isinstance(outputs, list | tuple | dict)
+        self._set_graph(_tensors(inputs, "inputs"), _tensors(outputs, "outputs"))
+
+    def _set_graph(self, inputs, outputs):
+        self.graph = Graph(inputs, outputs)
+        self.built = True
+        self.dtype = self.graph.layers[0].dtype if self.graph.layers else self.dtype
+        names = [layer.name for layer in self.layers]
+        for name in names:
+            if names.count(name) > 1:
+                self.fail(f"has two layers named {name!r}; give one another name=")
+        if not self._trainable:
+            self.trainable = False
+        Layer.trainable_version += 1
+
+    # -- the two walks ----------------------------------------------------------------------------
+
+    def forward(self, x, context):
+        """Outputs (one array, or a list) and what the nodes saved, in order."""
+        plan = self._graph()
+        values = [None] * plan.slot_count
+        for slot, array in zip(plan.input_slots, x if isinstance(x, list) else [x], strict=True):
+            values[slot] = array
+        saved = []
+        for number, step in enumerate(plan.steps):
+            logits = frozenset()
+            if context.logits:
+                logits = frozenset(
+                    i for i, output in step.output_numbers.items() if output in context.logits
+                )
+            inner = context.at(number, step.training, logits)
+            inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
+            y, kept = step.layer.forward(inputs, inner)
+            if context.watch is not None:
+                context.watch(step.layer, y)
+            if context.keep:
+                saved.append(kept)
+                if step.layer.activity_regularizer is not None:
+                    saved[-1] = (kept, y)
+            if step.layer.activity_regularizer is not None and context.penalties is not None:
+                context.penalties.append(step.layer.activity_regularizer.value(y) / len(y))
+            if len(step.outputs) == 1:
+                values[step.outputs[0]] = y
+            else:
+                for slot, one in zip(step.outputs, y, strict=True):
+                    values[slot] = one
+            del inputs, y, kept
+            for slot in step.finished:  # its memory is free for the next layer's output
+                values[slot] = None
+        outputs = [values[slot] for slot in plan.output_slots]
+        return outputs[0] if self._single_output else outputs, saved
+
+    def backward(self, dy, saved, needs_dx):
+        """Walk the nodes in reverse; each one's `saved` is dropped as soon as it was used."""
+        plan = self._graph()
+        gradients = [None] * plan.slot_count
+        for slot, one in zip(plan.output_slots, [dy] if self._single_output else dy, strict=True):
+            _add_gradient(gradients, slot, one)
+        for step, above in zip(reversed(plan.steps), reversed(plan.plan(needs_dx)), strict=True):
+            kept = saved.pop()
+            dy = [gradients[slot] for slot in step.outputs]
+            for slot in step.outputs:
+                gradients[slot] = None
+            if step.layer.activity_regularizer is not None:
+                kept, y = kept
+                penalty = step.layer.activity_regularizer.grad(y) / len(y)
+                dy = [penalty if dy[0] is None else dy[0] + penalty]
+            if above is None or all(one is None for one in dy):
+                continue
+            dx = step.layer.backward(dy if len(dy) > 1 else dy[0], kept, above)
+            del dy, kept
+            if above:
+                for slot, one in zip(step.inputs, dx if step.many else [dx], strict=True):
+                    _add_gradient(gradients, slot, one)
+            del dx
+        if needs_dx:
+            dx = [gradients[slot] for slot in plan.input_slots]
+            return dx[0] if self._single else dx
+
+    def _graph(self):
+        if self.graph is None:
+            self.fail("is not built: give its first layer input_shape=, or call it on data first")
+        return self.graph
+
+    # -- as a layer -------------------------------------------------------------------------------
+
+    def compute_output_shape(self, input_shape):
+        plan = self._graph()
+        shapes = [None] * plan.slot_count
+        given = [input_shape] if self._single else input_shape
+        for slot, shape in zip(plan.input_slots, given, strict=True):
+            shapes[slot] = tuple(shape)
+        for step in plan.steps:
+            inputs = [shapes[slot] for slot in step.inputs]
+            made = step.layer.compute_output_shape(inputs if step.many else inputs[0])
+            for slot, shape in zip(
+                step.outputs, made if len(step.outputs) > 1 else [made], strict=True
+            ):
+                shapes[slot] = shape
+        outputs = [shapes[slot] for slot in plan.output_slots]
+        return outputs[0] if self._single_output else outputs
+
+    def check_input_shape(self, shape):
+        if self.graph is None:
+            return
+        shapes = [shape] if self._single else shape
+        if len(shapes) != len(self.graph.inputs) or not all(
+            isinstance(one, list | tuple) for one in shapes
+        ):
+            self.fail(f"takes {len(self.graph.inputs)} inputs, got shapes {shape}")
+        for one, tensor in zip(shapes, self.graph.inputs, strict=True):
+            expected = tensor.shape
+            if len(one) == len(expected) and all(
+                a is None or b is None or a == b for a, b in zip(one[1:], expected[1:], strict=True)
+            ):
+                continue
+            self.fail(
+                f"expects inputs of shape {expected} (the batch first) at {tensor.name!r}, got "
+                f"{tuple(one)}{_shape_advice(one, expected)}"
+            )
+
+    def _call_symbolic(self, inputs, training):
+        if isinstance(inputs, dict):
+            inputs = [inputs[tensor.name] for tensor in self._graph().inputs]
+        many = isinstance(inputs, list | tuple)
+        if many and self._single and len(inputs) == 1:
+            inputs, many = inputs[0], False
+        shape = [tensor.shape for tensor in inputs] if many else inputs.shape
+        self.ensure_built(shape)
+        made = self.compute_output_shape(shape)
+        node = Node(
+            self,
+            list(inputs) if many else [inputs],
+            [made] if self._single_output else made,
+            not self._single,
+            training,
+        )
+        self.nodes.append(node)
+        return node.outputs[0] if self._single_output else node.outputs
+
+    def cast_inputs(self, x):
+        """Arrays in the order of `inputs` (dicts by input name), cast, checked; builds if need be."""
+        if isinstance(x, dict):
+            x = self._in_order(x, [tensor.name for tensor in self._graph().inputs], "input")
+        if isinstance(x, list | tuple) and not self._single:
+            arrays = [np.asarray(one) for one in x]
+            self.ensure_built([one.shape for one in arrays])
+            return [self.cast(one) for one in arrays]
+        x = np.asarray(x)
+        self.ensure_built(x.shape)
+        return self.cast(x)
+
+    def _in_order(self, named, names, what):
+        missing = [name for name in names if name not in named]
+        if missing:
+            self.fail(f"needs {what}s {names}, got {sorted(named)}")
+        return [named[name] for name in names]
+
+    @property
+    def accepts_integers(self):
+        """Whether every layer that reads an input of the model reads uint8 itself."""
+        return self.graph is not None and all(
+            step.layer.accepts_integers
+            for step in self.graph.steps
+            if any(slot in self.graph.input_slots for slot in step.inputs)
+        )
+
+    def _call_eager(self, inputs, training):
+        context = Context(training=training, seed=randomness.next_seed() if training else 0)
+        y, _ = self.forward(self.cast_inputs(inputs), context)
+        return [np.array(one) for one in y] if isinstance(y, list) else np.array(y)
+
+    @property
+    def final_activation(self):
+        return self.output_activation(0) if self._single_output and self.graph else None
+
+    def output_activation(self, number):
+        """Activation that output `number` ends with, if nothing else reads that output."""
+        for step in self._graph().steps:
+            if number in step.output_numbers.values() and step.layer.activity_regularizer is None:
+                return step.layer.final_activation
+        return None
+
+    # -- what it is made of -----------------------------------------------------------------------
+
+    @property
+    def layers(self):
+        """The layers, inputs first, in Keras's order."""
+        if self.graph is None:
+            return []
+        inputs = [t.node.layer for t in self.graph.inputs if isinstance(t.node.layer, InputLayer)]
+        return [*dict.fromkeys([*inputs, *self.graph.layers])]
+
+    @property
+    def sublayers(self):
+        return self.layers
+
+    @sublayers.setter
+    def sublayers(self, value):
+        pass  # Layer's constructor starts with an empty list; a model's parts are its graph's layers
+
+    @property
+    def inputs(self):
+        return self._graph().inputs
+
+    @property
+    def outputs(self):
+        return self._graph().outputs
+
+    @property
+    def input(self):
+        return self.inputs[0] if self._single else self.inputs
+
+    @property
+    def output(self):
+        return self.outputs[0] if self._single_output else self.outputs
+
+    @property
+    def output_names(self):
+        """Names of the outputs: those of the layers that make them, made distinct by a number."""
+        names = [tensor.node.layer.name for tensor in self.outputs]
+        return [
+            name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}"
+            for i, name in enumerate(names)
+        ]
+
+    input_names = property(lambda self: [tensor.name for tensor in self.inputs])
+
+    def get_layer(self, name=None, index=None):
+        """The layer of that name or number."""
+        if (name is None) == (index is None):
+            self.fail("get_layer takes a name or an index")
+        if index is not None:
+            if not -len(self.layers) <= index < len(self.layers):
+                self.fail(f"has {len(self.layers)} layers, there is no layer {index}")
+            return self.layers[index]
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        names = [layer.name for layer in self.layers]
+        self.fail(f"has no layer {name!r}.{closest(name, names)} Its layers: {', '.join(names)}.")
+
+    def summary(
+        self,
+        line_length=None,
+        positions=None,
+        print_fn=None,
+        expand_nested=False,
+        show_trainable=False,
+        layer_range=None,
+    ):
+        """Print a table of the layers: type, output shape, number of parameters, inputs."""
+        from minicnn.models.summary import print_summary
+
+        print_summary(self, line_length, print_fn, expand_nested, show_trainable, layer_range)
+
+    def save(self, filepath, overwrite=True, zipped=None):
+        """Write the whole model to a .keras file."""
+        from minicnn import saving
+
+        saving.save_model(self, filepath, overwrite=overwrite)
+
+    def save_weights(self, filepath, overwrite=True):
+        """Write the weights to a .weights.h5 file."""
+        from minicnn import saving
+
+        saving.save_weights(self, filepath, overwrite=overwrite)
+
+    def load_weights(self, filepath, skip_mismatch=False):
+        """Read weights that `save_weights` or `save` wrote."""
+        from minicnn import saving
+
+        return saving.load_weights(self, filepath, skip_mismatch=skip_mismatch)
+
+    def to_json(self):
+        """The architecture as a JSON string."""
+        return json.dumps(serialize(self))
+
+    # -- config -----------------------------------------------------------------------------------
+
+    def get_config(self):
+        """Layers, which outputs each of their calls reads, and the ends of the graph."""
+        calls, place = {layer: [] for layer in self.layers}, {}
+        for tensor in self.inputs:
+            place[id(tensor)] = [tensor.node.layer.name, 0, tensor.index]
+        order, _ = graph.topological(self.outputs, self.inputs)
+        for node in order:
+            for tensor in node.outputs:
+                place[id(tensor)] = [node.layer.name, len(calls[node.layer]), tensor.index]
+            calls[node.layer].append(
+                {
+                    "inputs": [place[id(tensor)] for tensor in node.inputs],
+                    "many": node.many,
+                    "training": node.training,
+                }
+            )
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "layers": [
+                {**serialize(layer), "name": layer.name, "calls": calls[layer]}
+                for layer in self.layers
+            ],
+            "inputs": [place[id(tensor)] for tensor in self.inputs],
+            "outputs": [place[id(tensor)] for tensor in self.outputs],
+            "single": [self._single, self._single_output],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The model that `get_config` described, with fresh weights."""
+        layers, made = {}, {}
+        for entry in config["layers"]:
+            layers[entry["name"]] = table.build(
+                {key: entry[key] for key in ("class_name", "config")}
+            )
+        for place in config["inputs"]:
+            made[tuple(place)] = layers[place[0]].output
+        waiting = [
+            (entry["name"], number, call)
+            for entry in config["layers"]
+            for number, call in enumerate(entry["calls"])
+        ]
+        while waiting:
+            ready = [w for w in waiting if all(tuple(p) in made for p in w[2]["inputs"])]
+            # calls of one layer must happen in their order: their numbers name their outputs
+            ready = [w for w in ready if not any(o[0] == w[0] and o[1] < w[1] for o in waiting)]
+            if not ready:
+                raise ValueError(f"The config of model {config['name']!r} has a cycle or a gap")
+            for name, number, call in ready:
+                inputs = [made[tuple(place)] for place in call["inputs"]]
+                output = layers[name](
+                    inputs if call["many"] else inputs[0], training=call["training"]
+                )
+                for i, tensor in enumerate(output if isinstance(output, list) else [output]):
+                    made[(name, number, i)] = tensor
+            waiting = [w for w in waiting if w not in ready]
+        inputs = [made[tuple(place)] for place in config["inputs"]]
+        outputs = [made[tuple(place)] for place in config["outputs"]]
+        single, single_output = config["single"]
+        model = Model(
+            inputs[0] if single else inputs,
+            outputs[0] if single_output else outputs,
+            name=config["name"],
+        )
+        if not config.get("trainable", True):
+            model._trainable = False
+        return model
+
+
+def _add_gradient(gradients, slot, gradient):
+    """Paths join: the gradients add up, in memory that belongs to nobody else."""
+    if gradient is None:
+        return
+    if gradients[slot] is None:
+        gradients[slot] = gradient
+    else:
+        gradients[slot] = ops.add([gradients[slot], gradient])
+
+
+def _shape_advice(got, expected):
+    """How to mend the commonest mistakes, as an expression."""
+    if len(got) == len(expected) - 1:
+        if expected[-1] == 1 and tuple(got[1:]) == tuple(expected[1:-1]):
+            return "; add the channel axis with x[..., None]"
+        if tuple(got) == tuple(expected[1:]):
+            return "; a single sample needs a batch axis: x[None]"
+    if len(got) == 4 == len(expected) and (got[2], got[3], got[1]) == tuple(expected[1:]):
+        return "; channels come last here: x.transpose(0, 2, 3, 1)"
+    return ""
+
+
+@table.register()
+class Sequential(Model):
+    """Layers one after another. As keras.Sequential: with or without Input, built on first data."""
+
+    def __init__(self, layers=None, trainable: bool = True, name: str | None = None, **base):
+        Layer.__init__(self, name=name, trainable=trainable, **base)
+        self._single = self._single_output = True
+        self._chain, self._tensors, self.graph = [], [], None
+        if layers is not None and not isinstance(layers, list | tuple):
+            self.fail(f"takes a list of layers, not {layers!r}")
+        for layer in layers or []:
+            self._append(layer)
+        self._connect()
+
+    def add(self, layer, rebuild=True):
+        """Append a layer."""
+        self._append(layer)
+        self._connect()
+
+    def _append(self, layer):
+        if isinstance(layer, SymbolicTensor) and isinstance(layer.node.layer, InputLayer):
+            layer = layer.node.layer
+        if not isinstance(layer, Layer):
+            self.fail(f"takes layers, not {layer!r}")
+        if isinstance(layer, InputLayer):
+            if self._chain or self._tensors:
+                self.fail(f"takes an Input only as its first element, not after {self._chain}")
+            self._tensors = [layer.output]
+            return
+        if any(layer.name == other.name for other in self._chain):
+            self.fail(f"already has a layer named {layer.name!r}; give this one another name=")
+        self._chain.append(layer)
+
+    def _connect(self):
+        """Extend the graph to the layers that are not yet in it, once the input shape is known."""
+        if not self._tensors and self._chain:
+            first = self._chain[0]
+            if first.batch_input_shape is not None:
+                self._tensors = [Input(batch_shape=first.batch_input_shape, dtype=first.dtype)]
+            elif isinstance(first, Model) and first.graph is not None and first._single:
+                inner = first.inputs[0]
+                self._tensors = [Input(batch_shape=inner.shape, dtype=inner.dtype)]
+        if not self._tensors or not self._chain:
+            return
+        while len(self._tensors) <= len(self._chain):
+            layer = self._chain[len(self._tensors) - 1]
+            output = layer(self._tensors[-1])
+            if isinstance(output, list):
+                self.fail(f"takes layers with one output; {layer.name!r} has {len(output)}")
+            self._tensors.append(output)
+        self._set_graph(self._tensors[:1], self._tensors[-1:])
+
+    def pop(self, rebuild=True):
+        """Remove the last layer and return it."""
+        if not self._chain:
+            self.fail("has no layers to remove")
+        layer = self._chain.pop()
+        if len(self._tensors) > len(self._chain) + 1:
+            node = self._tensors.pop().node
+            layer.nodes.remove(node)
+        self.graph = None
+        self.built = False
+        self._connect()
+        return layer
+
+    def build(self, input_shape=None):
+        """Make the weights for inputs of this shape (batch first)."""
+        if self.graph is not None:
+            return
+        if not self._chain:
+            self.fail("has no layers: add some first")
+        if not self._tensors:
+            if input_shape is None:
+                self.fail("needs an input shape: build((None, height, width, channels))")
+            self._tensors = [Input(batch_shape=(None, *tuple(input_shape)[1:]), dtype=self.dtype)]
+        self._connect()
+
+    @property
+    def layers(self):
+        """The layers, without the Input."""
+        return list(self._chain)
+
+    def get_config(self):
+        first = [self._tensors[0].node.layer] if self._tensors else []
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "layers": [serialize(layer) for layer in [*first, *self._chain]],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The model that `get_config` described, with fresh weights."""
+        layers = [table.build(entry) for entry in config["layers"]]
+        return cls(layers, name=config["name"], trainable=config.get("trainable", True))
+
+
+def clone_model(model):
+    """A model of the same layers with fresh weights."""
+    return type(model).from_config(model.get_config())
+
+
+def clear_session(free_memory=True):
+    """Start counting layer names anew and give back unused memory."""
+    reset_names()
+    ops.arena.trim()
