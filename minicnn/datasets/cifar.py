@@ -130,29 +130,33 @@ def read_archive(path, folder, sizes):
     import zlib
 
     wanted = {f"{folder}/{name}": name for name in sizes}
-    missing = dict(wanted)
+    seen = set()
     # Headers, padding and the small files beside the wanted ones are far below 1 MB.
     limit = sum(sizes.values()) + (1 << 20)
     try:
-        with (
-            gzip.open(path, "rb") as stream,
-            tarfile.open(fileobj=_Limited(stream, limit, path), mode="r|") as archive,
-        ):
-            for member in archive:
-                if member.name not in wanted:
-                    continue
-                if member.name not in missing:
-                    raise FormatError(f"{path} holds {member.name} twice")
-                name = missing.pop(member.name)
-                if not member.isreg() or member.issparse() or member.size != sizes[name]:
-                    raise FormatError(
-                        f"{member.name} in {path} is not a plain file of {sizes[name]:,} bytes"
-                    )
-                yield name, f"{member.name} in {path}", archive.extractfile(member).read()
+        with gzip.open(path, "rb") as unpacked:
+            stream = _Limited(unpacked, limit, path)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    name = wanted.get(member.name)
+                    if name is None:
+                        continue
+                    _check_member(member, path, sizes[name], seen)
+                    yield name, f"{member.name} in {path}", archive.extractfile(member).read()
+            while stream.read(1 << 20):
+                pass  # to the end, where gzip checks its sum
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise FormatError(f"{path} is not a tar.gz archive or is damaged: {error}") from error
-    if missing:
+    if missing := sorted(wanted.keys() - seen):
         raise FormatError(f"{path} lacks {', '.join(missing)}: it is another archive")
+
+
+def _check_member(member, path, size, seen):
+    if member.name in seen:
+        raise FormatError(f"{path} holds {member.name} twice")
+    seen.add(member.name)
+    if not member.isreg() or member.issparse() or member.size != size:
+        raise FormatError(f"{member.name} in {path} is not a plain file of {size:,} bytes")
 
 
 class _Limited:

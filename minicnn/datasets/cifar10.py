@@ -39,7 +39,7 @@ LAYOUT = cifar.Layout(
 )
 
 SAMPLE_TRAIN, SAMPLE_TEST = 4_000, 1_000  # 400 and 100 of every class
-SAMPLE_SHA256 = "5f2499c19d3ff81312bd994e0a49cbad2e7b60ec9aa302847b7da1c809ba383b"
+SAMPLE_SHA256 = "5d9a3ce7615a4b8f263dcb24365db659f3e7433d19eb39ed093d197db101805f"
 
 
 def load_data(path=None):

@@ -23,7 +23,11 @@ def record_hashes(x, y):
 
 
 def choose(x, y, count):
-    """Indices of `count` pictures, the same number of every class, by ascending hash."""
+    """Indices of the `count` pictures with the smallest hashes, the same number of every class.
+
+    They come in the order of the hashes read backwards: by the hashes themselves the end would
+    hold only those classes whose largest chosen hash is the largest.
+    """
     left = np.full(10, count // 10)
     hashes = record_hashes(x, y)
     chosen = []
@@ -32,7 +36,7 @@ def choose(x, y, count):
         if left[label]:
             left[label] -= 1
             chosen.append(index)
-    return chosen
+    return sorted(chosen, key=lambda index: hashes[index][::-1])
 
 
 def encode(x, y):
