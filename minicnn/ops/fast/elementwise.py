@@ -492,7 +492,7 @@ def fold(rows, channels):
     A loop over 3 channels runs 3 numbers at a time; 64 pixels of 3 channels are a row of 192.
     """
     factor = 1
-    while factor * channels < 128 and rows % (2 * factor) == 0:
+    while factor * channels < 256 and rows % (2 * factor) == 0:
         factor *= 2
     return factor
 
