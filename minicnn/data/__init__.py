@@ -1,5 +1,6 @@
 """From what the user has to batches of arrays."""
 
 from minicnn.data.batches import PyDataset, Sequence
+from minicnn.data.labels import normalize, to_categorical
 
-__all__ = ["PyDataset", "Sequence"]
+__all__ = ["PyDataset", "Sequence", "normalize", "to_categorical"]

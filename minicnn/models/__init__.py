@@ -1,0 +1,13 @@
+"""Models: graphs of layers that can be trained."""
+
+from minicnn.models.model import Model, Sequential, clone_model
+
+__all__ = ["Model", "Sequential", "clone_model", "load_model", "save_model"]
+
+
+def __getattr__(name):
+    if name in ("load_model", "save_model"):  # saving builds models, so it is imported after them
+        from minicnn import saving
+
+        return getattr(saving, name)
+    raise AttributeError(f"module 'minicnn.models' has no attribute {name!r}")

@@ -1,0 +1,581 @@
+"""compile, fit, evaluate, predict: what a training step is, and the loops around it."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from minicnn import callbacks as callbacks_module
+from minicnn import losses, metrics, ops, optimizers, randomness
+from minicnn.configurable import serialize
+from minicnn.context import Context
+from minicnn.data.batches import (
+    ArrayBatches,
+    Epochs,
+    as_arrays,
+    flat,
+    make_batches,
+    pick,
+    positive,
+    sample_count,
+)
+from minicnn.models.heads import by_output, finite, make_heads
+
+
+class Trainer:
+    """The training half of Model. Everything here uses only forward, backward and the weights."""
+
+    optimizer = None
+    compiled = None
+    stop_training = False
+    history = None
+    _heads = None
+
+    # -- compile ----------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+    ):
+        """Choose the optimiser, the loss and the metrics. As in Keras; unknown names fail here.
+
+        run_eagerly, steps_per_execution, jit_compile and auto_scale_loss are accepted for scripts
+        that pass them: there is one way of running.
+        """
+        for one in flat(loss):
+            losses.get(one)
+        for given in (metrics, weighted_metrics):
+            _check_metric_names(given)
+        self.optimizer = optimizers.get(optimizer)
+        self.compiled = {
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+        }
+        self._heads = None
+        self._loss_mean = None
+        if self.built and self.graph is not None:
+            self._prepare()
+
+    def get_compile_config(self):
+        """What `compile` was given, as plain values; None before `compile`."""
+        if self.compiled is None:
+            return None
+        return {"optimizer": serialize(self.optimizer), **serialize(self.compiled)}
+
+    def compile_from_config(self, config):
+        """`compile` with what `get_compile_config` returned."""
+        config = dict(config)
+        optimizer = optimizers.table.build(config.pop("optimizer"))
+        self.compile(optimizer, **config)
+
+    @property
+    def heads(self):
+        """What is expected of each output."""
+        self._prepare()
+        return self._heads
+
+    def _prepare(self):
+        """Make what depends on the built graph: heads, the loss averages."""
+        if self.compiled is None:
+            self.fail("is not compiled: call compile(optimizer=..., loss=...) first")
+        if self._heads is not None and self._heads_of is self.graph:
+            return
+        self._graph()
+        given = self.compiled
+        self._heads = make_heads(
+            self, given["loss"], given["loss_weights"], given["metrics"], given["weighted_metrics"]
+        )
+        self._heads_of = self.graph
+        self._logits = frozenset(i for i, head in enumerate(self._heads) if head.from_logits)
+        self._loss_mean = metrics.Mean(name="loss")
+        self._head_means = [metrics.Mean(name=f"{head.name}_loss") for head in self._heads]
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def train_step(self, x, y, sample_weight):
+        """Forward, loss, backward, optimiser, metrics."""
+        context = Context(
+            training=True,
+            keep=True,
+            seed=self._seed,
+            step=self.optimizer.iterations,
+            logits=self._logits,
+            penalties=[],
+        )
+        outputs, saved = self.forward(x, context)
+        loss, dy = self._loss_and_grad(outputs, y, sample_weight)
+        self.optimizer.zero_grad()
+        self.backward(dy, saved, False)
+        loss += self._add_penalties(context.penalties)
+        if not math.isfinite(loss):
+            self._explain_non_finite(x, context, loss)
+        self.optimizer.step()
+        self._update_metrics(loss, outputs, y, sample_weight)
+
+    def test_step(self, x, y, sample_weight):
+        """Forward in inference mode, loss, metrics."""
+        context = Context(logits=self._logits, penalties=[])
+        outputs, _ = self.forward(x, context)
+        loss, _ = self._loss_and_grad(outputs, y, sample_weight)
+        loss += sum(context.penalties) + sum(self.losses)
+        self._update_metrics(loss, outputs, y, sample_weight)
+
+    def _loss_and_grad(self, outputs, y, sample_weight):
+        """Weighted sum of the outputs' losses, and its gradient with respect to each output."""
+        total, gradients = 0.0, []
+        outputs = [outputs] if self._single_output else outputs
+        for number, (head, output) in enumerate(zip(self._heads, outputs, strict=True)):
+            if head.loss is None:
+                gradients.append(None)
+                continue
+            value, gradient = head.loss.value_and_grad(y[number], output, sample_weight[number])
+            if len(outputs) > 1:
+                self._head_means[number].update_state(value, len(output))
+            if head.weight != 1.0:
+                value, gradient = value * head.weight, gradient * head.weight
+            total += value
+            gradients.append(gradient)
+        return total, gradients[0] if self._single_output else gradients
+
+    def _add_penalties(self, activity):
+        """Add the regularisers' gradients; their values and those of activity regularisers."""
+        total = sum(activity)
+        for parameter in self._regularized:
+            if parameter.regularizer is not None:
+                total += parameter.regularizer.value(parameter.value)
+                if parameter.trainable:
+                    parameter.accumulate(parameter.regularizer.grad(parameter.value))
+        return total
+
+    @property
+    def losses(self):
+        """Values of the weight regularisers."""
+        return [p.regularizer.value(p.value) for p in self.weights if p.regularizer is not None]
+
+    def _update_metrics(self, loss, outputs, y, sample_weight):
+        outputs = [outputs] if self._single_output else outputs
+        self._loss_mean.update_state(loss, len(outputs[0]))
+        for head, output, target, weight in zip(
+            self._heads, outputs, y, sample_weight, strict=True
+        ):
+            if head.metrics:
+                prediction = head.prediction(output)
+                for metric, weighted in head.metrics:
+                    metric.update_state(target, prediction, weight if weighted else None)
+
+    def _explain_non_finite(self, x, context, loss):
+        """Warn once per `fit` where the numbers first stopped being finite."""
+        if self._warned_non_finite:
+            return
+        self._warned_non_finite = True
+        place = None
+        for parameter in self.weights:
+            if not finite(parameter.value):
+                place = f"weight {parameter.name!r}, so an earlier step's gradient was too large"
+                break
+        seen = []
+
+        def watch(layer, y):
+            outputs = y if isinstance(y, list) else [y]
+            if not all(finite(one) for one in outputs):
+                seen.append(f"output of layer {layer.name!r} ({type(layer).__name__})")
+
+        if place is None:
+            again = replace(context, keep=False, watch=watch, frozen_state=True, penalties=None)
+            self.forward(x, again)
+            place = seen[0] if seen else "loss itself, every layer's output is finite"
+        inputs = max(float(np.max(np.abs(one), initial=0)) for one in flat(x))
+        warnings.warn(
+            f"the loss is {loss} at step {context.step}: first in the {place}; largest input "
+            f"{inputs:.3g}, learning rate {float(self.optimizer.learning_rate):.3g}: lower the "
+            "rate, clip gradients (clipnorm=1), scale the input; TerminateOnNaN stops here",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    # -- fit --------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Train; returns a History whose .history has a list per epoch for every name. As in Keras.
+
+        x: an array, a list or dict of them, a generator or a Sequence of (x, y[, sample_weight]).
+        validation_split takes the last rows, before shuffling.
+        """
+        epochs = positive("epochs", epochs)
+        if isinstance(initial_epoch, bool) or not 0 <= int(initial_epoch) <= epochs:
+            raise ValueError(f"initial_epoch lies in 0..epochs={epochs}, not {initial_epoch!r}")
+        if not 0 <= validation_split < 1:
+            raise ValueError(f"validation_split is a fraction in [0, 1), not {validation_split!r}")
+        if validation_split and validation_data is None:
+            x, y, sample_weight, validation_data = _split_tail(x, y, sample_weight, validation_split)
+        batches = make_batches(x, y, sample_weight, batch_size, bool(shuffle))
+        source = Epochs(batches, steps_per_epoch)
+        self._start(batches, training=True)
+        class_weight = _class_weights(class_weight, self._heads, batches)
+        validation = None
+        if validation_data is not None:
+            validation = self._validation(
+                validation_data, validation_batch_size or batch_size, validation_steps
+            )
+        run = callbacks_module.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=_verbosity(verbose) != 0,
+            model=self,
+            epochs=epochs,
+            steps=source.length,
+            verbose=_verbosity(verbose),
+        )
+        self.stop_training = False
+        self._warned_non_finite = False
+        run.on_train_begin()
+        logs = {}
+        for epoch in range(int(initial_epoch), epochs):
+            self.reset_metrics()
+            run.on_epoch_begin(epoch)
+            for step, batch in enumerate(source.epoch()):
+                run.on_train_batch_begin(step)
+                self.train_step(*self._ready(batch, source, class_weight))
+                logs = self.get_metrics_result()
+                run.on_train_batch_end(step, logs)
+                if self.stop_training:
+                    break
+            logs = dict(logs)
+            if validation is not None and _is_due(validation_freq, epoch):
+                held_out = self._evaluate(validation, run)
+                logs.update({f"val_{name}": value for name, value in held_out.items()})
+            run.on_epoch_end(epoch, logs)
+            if self.stop_training or source.exhausted:
+                break
+        self.optimizer.finalize()
+        run.on_train_end(logs)
+        ops.arena.trim()
+        return self.history
+
+    def _start(self, batches, training):
+        """Build on the first data, check all of it, let the optimiser pack the weights."""
+        if isinstance(batches, ArrayBatches):
+            for array in flat(batches.x):
+                if array.dtype.kind == "f" and not finite(array):
+                    raise ValueError("x holds NaN or infinity; find it with np.isnan(x)")
+            self.cast_inputs(pick(batches.x, slice(0, 1)))
+            self._prepare()
+            if batches.y is None and any(head.loss is not None for head in self._heads):
+                raise ValueError("y is missing: fit and evaluate need targets for the loss")
+            self._check_targets(batches.y)
+        elif self.graph is None:
+            self._build_from(batches)
+        self._prepare()
+        if training:
+            if all(head.loss is None for head in self._heads):
+                self.fail("was compiled without a loss: compile(loss=...)")
+            self.optimizer.build(self.trainable_weights)
+            self._regularized = [p for p in self.weights if p.regularizer is not None]
+            self._seed = randomness.next_seed()
+            self._warned_non_finite = False
+
+    def _build_from(self, batches):
+        """Build a Sequential without Input from the first item of a data source."""
+        if getattr(batches, "once", False):
+            self.fail(
+                "is not built and a generator cannot be looked at twice: give the first layer "
+                "input_shape=, or call model.build((None, height, width, channels))"
+            )
+        for x, _, _ in batches:
+            self.cast_inputs(x)
+            return
+
+    def _check_targets(self, y):
+        for head, target in zip(self._heads, by_output(y, self._heads, "y"), strict=True):
+            if head.loss is None and target is None:
+                continue
+            head.check(target)
+            head.resolve_metrics(target)
+
+    def _ready(self, batch, source=None, class_weight=None):
+        """A batch as the step takes it: x cast, y and weights a list with one entry per output.
+
+        Arrays were checked as a whole by `_start`; batches of a generator are checked here.
+        """
+        x, y, sample_weight = batch
+        x = self.cast_inputs(x)
+        targets = by_output(y, self._heads, "y")
+        weights = by_output(sample_weight, self._heads, "sample_weight")
+        if source is not None and not isinstance(source.batches, ArrayBatches):
+            sample_count(x, y, sample_weight)
+            for array in flat(x):
+                if array.dtype.kind == "f" and not finite(array):
+                    raise ValueError("x holds NaN or infinity; look at what the generator yields")
+            self._check_targets(y)
+        if class_weight is not None:
+            weights = [_weigh_classes(targets[0], class_weight, weights[0])]
+        return x, targets, weights
+
+    def _validation(self, data, batch_size, steps):
+        if isinstance(data, tuple) and len(data) in (2, 3):
+            x, y, weight = (*data, None)[:3]
+            batches = make_batches(x, y, weight, batch_size)
+        else:
+            batches = make_batches(data, batch_size=None)
+        if isinstance(batches, ArrayBatches):
+            self._start(batches, training=False)
+        return Epochs(batches, steps, "validation_steps")
+
+    def _evaluate(self, source, run):
+        self.reset_metrics()
+        run.on_test_begin()
+        logs = {}
+        for step, batch in enumerate(source.epoch()):
+            run.on_test_batch_begin(step)
+            self.test_step(*self._ready(batch, source))
+            logs = self.get_metrics_result()
+            run.on_test_batch_end(step, logs)
+        run.on_test_end(logs)
+        return logs
+
+    # -- evaluate and predict ---------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+    ):
+        """Loss and metrics on data, averaged over samples: a number, a list, or a dict."""
+        batches = make_batches(x, y, sample_weight, batch_size)
+        source = Epochs(batches, steps, "steps")
+        self._start(batches, training=False)
+        run = self._callback_list(callbacks, verbose, source)
+        logs = self._evaluate(source, run)
+        if return_dict:
+            return logs
+        values = list(logs.values())
+        return values if len(values) > 1 else values[0]
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Outputs for all samples, computed batch by batch; arrays of their own."""
+        batches = make_batches(x, None, None, batch_size)
+        source = Epochs(batches, steps, "steps")
+        if isinstance(batches, ArrayBatches):
+            self.cast_inputs(pick(batches.x, slice(0, 1)))
+        elif self.graph is None:
+            self._build_from(batches)
+        run = self._callback_list(callbacks, verbose, source)
+        run.on_predict_begin()
+        parts = []
+        for step, (inputs, _, _) in enumerate(source.epoch()):
+            run.on_predict_batch_begin(step)
+            parts.append(self.predict_on_batch(inputs))
+            run.on_predict_batch_end(step, {"outputs": parts[-1]})
+        run.on_predict_end()
+        if self._single_output:
+            return np.concatenate(parts)
+        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+    def predict_on_batch(self, x):
+        """Outputs for one batch."""
+        y, _ = self.forward(self.cast_inputs(as_arrays(x)), Context())
+        return [np.array(one) for one in y] if isinstance(y, list) else np.array(y)
+
+    def _callback_list(self, callbacks, verbose, source):
+        if isinstance(callbacks, callbacks_module.CallbackList):
+            return callbacks
+        return callbacks_module.CallbackList(
+            callbacks,
+            add_progbar=_verbosity(verbose) != 0,
+            model=self,
+            epochs=1,
+            steps=source.length,
+            verbose=_verbosity(verbose),
+        )
+
+    # -- single batches ---------------------------------------------------------------------------
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """One step; loss and metrics since the last `reset_metrics`, as in Keras."""
+        batches = self._one_batch(x, y, sample_weight)
+        seed = getattr(self, "_seed", None)
+        self._start(batches, training=True)
+        if seed is not None:
+            self._seed = seed  # one run: dropout goes on, the step number moves it
+        weights = _class_weights(class_weight, self._heads, batches)
+        self.train_step(*self._ready((batches.x, batches.y, batches.sample_weight), None, weights))
+        return self._batch_result(return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Loss and metrics of one batch, added to those since the last `reset_metrics`."""
+        batches = self._one_batch(x, y, sample_weight)
+        self._start(batches, training=False)
+        self.test_step(*self._ready((batches.x, batches.y, batches.sample_weight)))
+        return self._batch_result(return_dict)
+
+    def _one_batch(self, x, y, sample_weight):
+        return ArrayBatches(as_arrays(x), as_arrays(y), as_arrays(sample_weight))
+
+    def _batch_result(self, return_dict):
+        logs = self.get_metrics_result()
+        if return_dict:
+            return logs
+        values = list(logs.values())
+        return values if len(values) > 1 else values[0]
+
+    # -- metrics ----------------------------------------------------------------------------------
+
+    @property
+    def metrics(self):
+        """The metric objects: the loss, then those of each output."""
+        if self._loss_mean is None:
+            return []
+        several = self._head_means if len(self._heads) > 1 else []
+        found = [metric for head in self._heads for metric, _ in head.metrics or ()]
+        return [self._loss_mean, *several, *found]
+
+    @property
+    def metrics_names(self):
+        """Names in the order of what `evaluate` returns."""
+        return list(self.get_metrics_result()) if self._loss_mean is not None else []
+
+    def reset_metrics(self):
+        """Start all averages anew."""
+        for metric in self.metrics:
+            metric.reset_state()
+
+    def get_metrics_result(self):
+        """Loss and metrics by name."""
+        logs = {"loss": self._loss_mean.result()}
+        if len(self._heads) > 1:
+            logs.update(
+                (mean.name, mean.result())
+                for head, mean in zip(self._heads, self._head_means, strict=True)
+                if head.loss is not None
+            )
+        for head in self._heads:
+            for metric, _ in head.metrics or ():
+                name = head.prefix + metric.name
+                while name in logs:  # the same metric twice, plain and weighted
+                    name = f"{name}_1" if name == head.prefix + metric.name else f"{name}_"
+                logs[name] = metric.result()
+        return logs
+
+
+def _check_metric_names(given):
+    for one in flat(given):
+        if isinstance(one, list | tuple):
+            _check_metric_names(list(one))
+        elif isinstance(one, str) and one not in ("accuracy", "acc", "crossentropy", "ce"):
+            metrics.get(one)
+
+
+def _verbosity(verbose):
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(f"verbose is 'auto', 0, 1 or 2, not {verbose!r}")
+    return 1 if verbose == "auto" else int(verbose)
+
+
+def _is_due(frequency, epoch):
+    if isinstance(frequency, int):
+        return (epoch + 1) % positive("validation_freq", frequency) == 0
+    return epoch + 1 in frequency
+
+
+def _split_tail(x, y, sample_weight, fraction):
+    """Training rows and (x, y, weight) of the last rows, as Keras splits: before shuffling."""
+    x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
+    if not all(isinstance(one, np.ndarray) for one in flat(x)):
+        raise ValueError("validation_split needs arrays; give validation_data for other sources")
+    count = sample_count(x, y, sample_weight)
+    at = int(math.floor(count * (1.0 - fraction)))
+    if at in (0, count):
+        raise ValueError(
+            f"validation_split={fraction} of {count} samples leaves {at} for training and "
+            f"{count - at} for validation; both need at least one"
+        )
+    head, tail = slice(0, at), slice(at, None)
+    _warn_missing_classes(y, at)
+    held_out = (pick(x, tail), pick(y, tail), pick(sample_weight, tail))
+    return pick(x, head), pick(y, head), pick(sample_weight, head), held_out
+
+
+def _class_numbers(y):
+    """Class numbers of one-hot or integer targets, None for anything else."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        return y.argmax(axis=1)
+    if y.size == len(y) and (y.dtype.kind in "iub" or np.array_equal(y, np.round(y))):
+        return y.reshape(-1).astype(np.int64)
+    return None
+
+
+def _warn_missing_classes(y, at):
+    """Sorted data is a classic trap: the last rows hold classes that training never sees."""
+    classes = _class_numbers(y) if isinstance(y, np.ndarray) and y.ndim in (1, 2) else None
+    if classes is None:
+        return
+    train, held_out = set(classes[:at].tolist()), set(classes[at:].tolist())
+    if len(train | held_out) <= 1000 and held_out - train:
+        warnings.warn(
+            f"validation_split takes the last rows, and classes {sorted(held_out - train)[:10]} "
+            "are only there: training never sees them; shuffle x and y before",
+            stacklevel=4,
+        )
+
+
+def _class_weights(class_weight, heads, batches):
+    """The weights of classes 0..k-1 as an array, None if there are none."""
+    if class_weight is None:
+        return None
+    if len(heads) != 1:
+        raise ValueError("class_weight works for models with one output; use sample_weight")
+    if not isinstance(class_weight, dict) or not class_weight:
+        raise ValueError(f"class_weight is a dict {{class: weight}}, not {class_weight!r}")
+    for name, weight in class_weight.items():
+        if isinstance(name, bool) or not isinstance(name, int | np.integer) or name < 0:
+            raise ValueError(f"class_weight has class numbers >= 0 as keys, not {name!r}")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ValueError(f"class_weight[{name}] is a number >= 0, not {weight!r}")
+    table = np.ones(max(class_weight) + 1)  # classes without an entry count once, as in Keras
+    for name, weight in class_weight.items():
+        table[name] = weight
+    return table
+
+
+def _weigh_classes(y, table, sample_weight):
+    classes = _class_numbers(y)
+    if classes is None:
+        raise ValueError(f"class_weight needs class numbers or one-hot rows as y, got {y.shape}")
+    inside = np.minimum(classes, len(table) - 1)
+    weights = np.where(classes < len(table), table[inside], 1.0)
+    return weights if sample_weight is None else weights * sample_weight
