@@ -6,8 +6,7 @@
 This is the one place where an algorithm is chosen for a shape: see `_algorithm`.
 """
 
-from minicnn import config
-from minicnn.ops.fast import direct, operands
+from minicnn.ops.fast import depthwise, direct, operands
 from minicnn.ops.fast.direct import geometry
 
 
@@ -81,4 +80,7 @@ def conv2d_kernel_grad(
 
 def _algorithm(shape):
     """The module whose three products compute this shape."""
+    _, _, per_group, filters = shape.kernel_shape
+    if per_group == 1 and filters == shape.groups > 1:
+        return depthwise
     return direct

@@ -29,7 +29,10 @@ def dense(x, kernel, bias=None, activation=None, out=None):
         direct.convolve(
             operands.flat("x", x, x.shape, dtype),
             operands.flat("kernel", kernel, kernel.shape, dtype),
-            bias, shape, activation, y.reshape(-1),
+            bias,
+            shape,
+            activation,
+            y.reshape(-1),
         )
     return y
 
@@ -78,6 +81,8 @@ def _geometry(x_shape, kernel_shape):
             "needed; flatten x to two axes first"
         )
     (m, k), (_, n) = x_shape, kernel_shape
+    if not k:
+        raise ValueError("x has shape (m, 0): there is nothing to multiply")
     return direct.Geometry((m, 1, 1, k), (1, 1, k, n), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
 
 

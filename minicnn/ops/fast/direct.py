@@ -38,8 +38,20 @@ SMALLEST_SEGMENT = 512  # positions; shorter sums are not worth a buffer of thei
 
 # Columns of the integer tables that describe the work to the kernels.
 RUN_ROW, RUN_START, RUN_LENGTH, RUN_AT = range(4)
-(IMAGES, HEIGHT, ROW, OUT_HEIGHT, OUT_WIDTH, STEP_Y, STEP_X,
- Y_START, Y_IMAGE, Y_ROW, Y_PIXEL, IN_PLACE) = range(12)
+(
+    IMAGES,
+    HEIGHT,
+    ROW,
+    OUT_HEIGHT,
+    OUT_WIDTH,
+    STEP_Y,
+    STEP_X,
+    Y_START,
+    Y_IMAGE,
+    Y_ROW,
+    Y_PIXEL,
+    IN_PLACE,
+) = range(12)
 (FIRST_RUN, LAST_RUN, DEPTH, PACKED_AT, COLUMN, COLUMNS, ROW_STRIDE) = range(7)
 
 
@@ -69,6 +81,8 @@ def geometry(input_shape, kernel_shape, strides, padding, dilation, groups):
             "(n, h, w, channels) and (kh, kw, channels / groups, filters)"
         )
     channels, (kh, kw, per_group, filters) = input_shape[3], kernel_shape
+    if 0 in (kh, kw, per_group, filters):
+        raise ValueError(f"kernel has shape {tuple(kernel_shape)}: no axis may be empty")
     if channels != per_group * groups or filters % groups:
         raise ValueError(
             f"kernel {tuple(kernel_shape)} with groups={groups} needs {per_group * groups} input "
@@ -76,8 +90,14 @@ def geometry(input_shape, kernel_shape, strides, padding, dilation, groups):
         )
     padding = resolve_padding(padding, input_shape[1:3], (kh, kw), strides, dilation)
     padding = tuple((int(a), int(b)) for a, b in padding)
-    result = Geometry(tuple(map(int, input_shape)), tuple(map(int, kernel_shape)),
-                      tuple(map(int, strides)), padding, tuple(map(int, dilation)), int(groups))
+    result = Geometry(
+        tuple(map(int, input_shape)),
+        tuple(map(int, kernel_shape)),
+        tuple(map(int, strides)),
+        padding,
+        tuple(map(int, dilation)),
+        int(groups),
+    )
     if min(result.output_shape[1:3]) < 1:
         size = tuple(map(effective_size, (kh, kw), dilation))
         raise ValueError(
@@ -113,8 +133,17 @@ def _runs(row_offsets, column_offsets, pixel, first_channel, channels, mergeable
 
 def _table(images, height, width, channels, out_size, steps, y_strides, y_start, in_place):
     table = np.zeros(12, np.int64)
-    table[:] = (images, height, width * channels, *out_size, steps[0], steps[1] * channels,
-                y_start, *y_strides, in_place)
+    table[:] = (
+        images,
+        height,
+        width * channels,
+        *out_size,
+        steps[0],
+        steps[1] * channels,
+        y_start,
+        *y_strides,
+        in_place,
+    )
     return table
 
 
@@ -130,8 +159,20 @@ class Product(NamedTuple):
     packed_columns: int
 
 
-def _product(table, groups, lanes, row_offsets, column_offsets, pixel, channels, columns,
-             tap_start, channel_step, b_step, group_start):
+def _product(
+    table,
+    groups,
+    lanes,
+    row_offsets,
+    column_offsets,
+    pixel,
+    channels,
+    columns,
+    tap_start,
+    channel_step,
+    b_step,
+    group_start,
+):
     """Tables for y = patches @ b for each group; `tap_start(i, j)` is where tap (i, j) of b is."""
     packed_columns = -(-columns // lanes) * lanes
     all_runs, parts, starts = [], [], []
@@ -140,13 +181,22 @@ def _product(table, groups, lanes, row_offsets, column_offsets, pixel, channels,
         runs, taps = _runs(row_offsets, column_offsets, pixel, g * channels, channels, groups == 1)
         first = sum(len(r) for r in all_runs)
         all_runs.append(runs)
-        parts.append((first, first + len(runs), depth, g * depth * packed_columns,
-                      g * columns, columns))
+        parts.append(
+            (first, first + len(runs), depth, g * depth * packed_columns, g * columns, columns)
+        )
         tap_starts = np.array([tap_start(i, j) for i, j in taps], np.int64)
-        starts.append((tap_starts[:, None] + np.arange(channels) * channel_step).reshape(-1)
-                      + g * group_start)
-    return Product(table, np.concatenate(all_runs), np.array(parts, np.int64), np.array(starts),
-                   b_step, columns, packed_columns)
+        starts.append(
+            (tap_starts[:, None] + np.arange(channels) * channel_step).reshape(-1) + g * group_start
+        )
+    return Product(
+        table,
+        np.concatenate(all_runs),
+        np.array(parts, np.int64),
+        np.array(starts),
+        b_step,
+        columns,
+        packed_columns,
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -157,15 +207,22 @@ def _forward_plan(shape: Geometry, lanes):
     columns = filters // shape.groups
     (top, _), (left, _) = shape.padding
     in_place = (kh, kw) == (1, 1) == shape.strides and shape.padding == ((0, 0), (0, 0))
-    table = _table(n, h, w, c, (oh, ow), shape.strides,
-                   (oh * ow * filters, ow * filters, filters), 0, in_place)
+    table = _table(
+        n, h, w, c, (oh, ow), shape.strides, (oh * ow * filters, ow * filters, filters), 0, in_place
+    )
     return _product(
-        table, shape.groups, lanes,
+        table,
+        shape.groups,
+        lanes,
         [i * shape.dilation[0] - top for i in range(kh)],
         [j * shape.dilation[1] - left for j in range(kw)],
-        c, per_group, columns,
+        c,
+        per_group,
+        columns,
         tap_start=lambda i, j: (i * kw + j) * per_group * filters,
-        channel_step=filters, b_step=1, group_start=columns,
+        channel_step=filters,
+        b_step=1,
+        group_start=columns,
     )
 
 
@@ -197,20 +254,36 @@ def _input_grad_plan(shape: Geometry, lanes):
                 continue
             steps = shape.strides
             size = (-(-(h - phase_y) // steps[0]), -(-(w - phase_x) // steps[1]))
-            in_place = (
-                (kh, kw) == (1, 1) == shape.strides and shape.padding == ((0, 0), (0, 0))
+            in_place = (kh, kw) == (1, 1) == shape.strides and shape.padding == ((0, 0), (0, 0))
+            table = _table(
+                n,
+                oh,
+                ow,
+                filters,
+                size,
+                (1, 1),
+                (h * w * c, steps[0] * w * c, steps[1] * c),
+                (phase_y * w + phase_x) * c,
+                in_place,
             )
-            table = _table(n, oh, ow, filters, size, (1, 1),
-                           (h * w * c, steps[0] * w * c, steps[1] * c),
-                           (phase_y * w + phase_x) * c, in_place)
-            products.append(_product(
-                table, shape.groups, lanes, [o for _, o in rows], [o for _, o in cols],
-                filters, columns, per_group,
-                tap_start=lambda i, j, rows=rows, cols=cols: (
-                    (rows[i][0] * kw + cols[j][0]) * per_group * filters
-                ),
-                channel_step=1, b_step=filters, group_start=columns,
-            ))
+            products.append(
+                _product(
+                    table,
+                    shape.groups,
+                    lanes,
+                    [o for _, o in rows],
+                    [o for _, o in cols],
+                    filters,
+                    columns,
+                    per_group,
+                    tap_start=lambda i, j, rows=rows, cols=cols: (
+                        (rows[i][0] * kw + cols[j][0]) * per_group * filters
+                    ),
+                    channel_step=1,
+                    b_step=filters,
+                    group_start=columns,
+                )
+            )
     return products, covered
 
 
@@ -246,21 +319,37 @@ def _kernel_grad_plan(shape: Geometry, lanes, itemsize):
     longest += -longest % TILE
     all_runs, parts, rows, at, count = [], [], [], 0, 0
     for g in range(shape.groups):
-        runs, _ = _runs([i * shape.dilation[0] - top for i in range(kh)],
-                        [j * shape.dilation[1] - left for j in range(kw)],
-                        c, g * per_group, per_group, shape.groups == 1)
+        runs, _ = _runs(
+            [i * shape.dilation[0] - top for i in range(kh)],
+            [j * shape.dilation[1] - left for j in range(kw)],
+            c,
+            g * per_group,
+            per_group,
+            shape.groups == 1,
+        )
         for first in range(0, depth, longest):
             last = min(first + longest, depth)
             cut = _cut(runs, first, last)
             all_runs.append(cut)
-            parts.append((count, count + len(cut), last - first, at, g * columns, columns,
-                          packed_columns))
+            parts.append(
+                (count, count + len(cut), last - first, at, g * columns, columns, packed_columns)
+            )
             count += len(cut)
-            rows += [(at + i * packed_columns, (first + i) * filters + g * columns, columns)
-                     for i in range(last - first)]
+            rows += [
+                (at + i * packed_columns, (first + i) * filters + g * columns, columns)
+                for i in range(last - first)
+            ]
             at += -(-(last - first) // ROWS) * ROWS * packed_columns
-    return KernelGradient(table, np.concatenate(all_runs), np.array(parts, np.int64),
-                          np.array(rows, np.int64), segments, at, longest, columns)
+    return KernelGradient(
+        table,
+        np.concatenate(all_runs),
+        np.array(parts, np.int64),
+        np.array(rows, np.int64),
+        segments,
+        at,
+        longest,
+        columns,
+    )
 
 
 def _cut(runs, first, last):
@@ -302,8 +391,9 @@ def gather(x, table, runs, first_run, last_run, depth, first, rows, patches):
                 skip = min(max(-start, 0), length)
                 stop = max(min(table[ROW] - start, length), skip)
                 simd.zero_run(patches, at, skip)
-                simd.copy_run(patches, at + skip, x,
-                              image_start + y * table[ROW] + start + skip, stop - skip)
+                simd.copy_run(
+                    patches, at + skip, x, image_start + y * table[ROW] + start + skip, stop - skip
+                )
                 simd.zero_run(patches, at + stop, length - stop)
         out_x += 1
         if out_x == out_width:
@@ -319,19 +409,35 @@ def patch_product(x, table, runs, parts, packed, start, y, code, slope, block, s
     """y = activation(start + patches @ packed) for all parts (groups, or ranges of columns)."""
     workers = scratch.shape[0]
     for worker in prange(workers):
-        _patch_product(worker, workers, x, table, runs, parts, packed, start, y, code, slope, block,
-                       scratch[worker])
+        _patch_product(
+            worker,
+            workers,
+            x,
+            table,
+            runs,
+            parts,
+            packed,
+            start,
+            y,
+            code,
+            slope,
+            block,
+            scratch[worker],
+        )
 
 
 @kernel
-def _patch_product(worker, workers, x, table, runs, parts, packed, start, y, code, slope, block,
-                   scratch):
+def _patch_product(
+    worker, workers, x, table, runs, parts, packed, start, y, code, slope, block, scratch
+):
     lanes = simd.VECTOR_BYTES // y.itemsize
     spare, scratch = scratch[: ROWS * lanes], scratch[ROWS * lanes :]
     pixel = table[Y_PIXEL]
     positions = table[IMAGES] * table[OUT_HEIGHT] * table[OUT_WIDTH]
-    contiguous = (table[Y_ROW] == pixel * table[OUT_WIDTH]
-                  and table[Y_IMAGE] == table[Y_ROW] * table[OUT_HEIGHT])
+    contiguous = (
+        table[Y_ROW] == pixel * table[OUT_WIDTH]
+        and table[Y_IMAGE] == table[Y_ROW] * table[OUT_HEIGHT]
+    )
     blocks = (positions + block - 1) // block
     tasks = blocks * len(parts)
     gathered_block = gathered_run = -1
@@ -347,18 +453,53 @@ def _patch_product(worker, workers, x, table, runs, parts, packed, start, y, cod
         else:
             a, a_row, a0 = scratch, depth, 0
             if gathered_block != number or gathered_run != first_run:
-                gather(x, table, runs, first_run, parts[part, LAST_RUN], depth, first, rows,
-                       scratch)
+                gather(
+                    x, table, runs, first_run, parts[part, LAST_RUN], depth, first, rows, scratch
+                )
                 gathered_block, gathered_run = number, first_run
         if contiguous:
-            gemm.block_product(a, a0, a_row, 1, rows, packed, parts[part, PACKED_AT], columns,
-                               depth, y, first * pixel + column, pixel, start, column,
-                               gemm.EXACT, code, slope, spare)
+            gemm.block_product(
+                a,
+                a0,
+                a_row,
+                1,
+                rows,
+                packed,
+                parts[part, PACKED_AT],
+                columns,
+                depth,
+                y,
+                table[Y_START] + first * pixel + column,
+                pixel,
+                start,
+                column,
+                gemm.EXACT,
+                code,
+                slope,
+                spare,
+            )
         else:
             result = scratch[(block + ROWS) * depth + lanes :]
-            gemm.block_product(a, a0, a_row, 1, rows, packed, parts[part, PACKED_AT], columns,
-                               depth, result, 0, columns, start, column,
-                               gemm.EXACT, code, slope, spare)
+            gemm.block_product(
+                a,
+                a0,
+                a_row,
+                1,
+                rows,
+                packed,
+                parts[part, PACKED_AT],
+                columns,
+                depth,
+                result,
+                0,
+                columns,
+                start,
+                column,
+                gemm.EXACT,
+                code,
+                slope,
+                spare,
+            )
             _scatter(result, rows, columns, y, table, first, column)
 
 
@@ -390,15 +531,28 @@ def patch_gradient(x, table, runs, parts, dy, filters, zeros, rows, dk, block, p
     for worker in prange(workers):
         for task in range(worker * tasks // workers, (worker + 1) * tasks // workers):
             segment, part = divmod(task, len(parts))
-            _segment_gradient(segment, segments, x, table, runs, parts[part], dy, filters, zeros,
-                              block, partial[segment], scratch[worker])
+            _segment_gradient(
+                segment,
+                segments,
+                x,
+                table,
+                runs,
+                parts[part],
+                dy,
+                filters,
+                zeros,
+                block,
+                partial[segment],
+                scratch[worker],
+            )
     for row in prange(len(rows)):
         _add_segments(partial, rows[row, 0], dk, rows[row, 1], rows[row, 2])
 
 
 @kernel
-def _segment_gradient(segment, segments, x, table, runs, part, dy, filters, zeros, block, partial,
-                      scratch):
+def _segment_gradient(
+    segment, segments, x, table, runs, part, dy, filters, zeros, block, partial, scratch
+):
     lanes = simd.VECTOR_BYTES // x.itemsize
     positions = table[IMAGES] * table[OUT_HEIGHT] * table[OUT_WIDTH]
     depth, columns = part[DEPTH], part[COLUMNS]
@@ -411,9 +565,26 @@ def _segment_gradient(segment, segments, x, table, runs, part, dy, filters, zero
         gather(x, table, runs, part[FIRST_RUN], part[LAST_RUN], depth, first, count, scratch)
         for i in range(count):
             gemm.pack_row(dy, (first + i) * filters + part[COLUMN], 1, columns, panels, 0, i, count)
-        gemm.block_product(scratch, 0, 1, depth, depth, panels, 0, columns, count,
-                           partial, part[PACKED_AT], part[ROW_STRIDE], zeros, 0,
-                           mode, gemm.LINEAR, zeros[0], panels)
+        gemm.block_product(
+            scratch,
+            0,
+            1,
+            depth,
+            depth,
+            panels,
+            0,
+            columns,
+            count,
+            partial,
+            part[PACKED_AT],
+            part[ROW_STRIDE],
+            zeros,
+            0,
+            mode,
+            gemm.LINEAR,
+            zeros[0],
+            panels,
+        )
         mode = gemm.ADD
         first += count
 
@@ -454,9 +625,20 @@ def convolve_kernel_grad(x, dy, shape: Geometry, dk):
     size = block * (plan.longest + packed_columns) + ROWS + 2 * lanes
     partial = arena.empty((plan.segments, plan.partial_size), x.dtype)
     workers = min(threads.count(), plan.segments * len(plan.parts))
-    patch_gradient(x, plan.table, plan.runs, plan.parts, dy, shape.kernel_shape[3],
-                   np.zeros(packed_columns + lanes, x.dtype), plan.rows, dk, block, partial,
-                   arena.empty((workers, size), x.dtype))
+    patch_gradient(
+        x,
+        plan.table,
+        plan.runs,
+        plan.parts,
+        dy,
+        shape.kernel_shape[3],
+        np.zeros(packed_columns + lanes, x.dtype),
+        plan.rows,
+        dk,
+        block,
+        partial,
+        arena.empty((workers, size), x.dtype),
+    )
 
 
 def _run_product(plan, x, kernel, bias, activation, y):
@@ -474,8 +656,9 @@ def _run_product(plan, x, kernel, bias, activation, y):
     parts = plan.parts
     blocks = -(-positions // block)
     if len(parts) == 1 and blocks < 2 * workers:
-        parts = _split_columns(parts, min(-(-2 * workers // blocks), plan.columns // (2 * lanes)),
-                               lanes)
+        parts = _split_columns(
+            parts, min(-(-2 * workers // blocks), plan.columns // (2 * lanes)), lanes
+        )
     size = (block + ROWS) * depth + block * plan.columns + ROWS * lanes + 2 * lanes
     scratch = arena.empty((min(workers, blocks * len(parts)), size), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)

@@ -80,13 +80,15 @@ def _tile_product(rows, vectors):
         new_sums = []
         for i in range(rows):
             value = v.load_splat(a, v.offset(a_at, (a_row, i)))
-            new_sums.append([v.multiply_add(value, x, s) for x, s in zip(b_values, sums[i])])
+            new_sums.append(
+                [v.multiply_add(value, x, s) for x, s in zip(b_values, sums[i], strict=True)]
+            )
         next_step = builder.add(step, v.integer(1))
         advances = (
             (step, v.integer(0), next_step),
             (a_at, a0, builder.add(a_at, a_step)),
             (b_at, b0, builder.add(b_at, width)),
-            *(x for i in range(rows) for x in zip(sums[i], first, new_sums[i])),
+            *(x for i in range(rows) for x in zip(sums[i], first, new_sums[i], strict=True)),
         )
         for phi, at_first, at_next in advances:
             phi.add_incoming(at_first, before)
@@ -96,7 +98,8 @@ def _tile_product(rows, vectors):
 
         def finish(change):
             for i in range(rows):
-                for value, at in zip(new_sums[i], parts(v.offset(c0, (c_row, i)))):
+                row = parts(v.offset(c0, (c_row, i)))
+                for value, at in zip(new_sums[i], row, strict=True):
                     v.store(change(value, at), c, at)
 
         def rectified(value, at):
@@ -130,7 +133,23 @@ _half_panel = _tile_product(ROWS, 1)
 
 @kernel
 def block_product(
-    a, a0, a_row, a_step, rows, b, b0, columns, k, c, c0, c_row, start, start0, mode, code, slope,
+    a,
+    a0,
+    a_row,
+    a_step,
+    rows,
+    b,
+    b0,
+    columns,
+    k,
+    c,
+    c0,
+    c_row,
+    start,
+    start0,
+    mode,
+    code,
+    slope,
     spare,
 ):
     """c (rows, columns) = activation(start + a @ b), with b in panels; k >= 1.
@@ -151,11 +170,41 @@ def block_product(
                 target, at, step = spare, 0, width
             a_at = a0 + i * a_row
             if half:
-                _half_panel(a, a_at, a_row, a_step, b, b_at, k, target, at, step,
-                            start, start_at, mode == ADD, code, slope)
+                _half_panel(
+                    a,
+                    a_at,
+                    a_row,
+                    a_step,
+                    b,
+                    b_at,
+                    k,
+                    target,
+                    at,
+                    step,
+                    start,
+                    start_at,
+                    mode == ADD,
+                    code,
+                    slope,
+                )
             else:
-                _whole_panel(a, a_at, a_row, a_step, b, b_at, k, target, at, step,
-                             start, start_at, mode == ADD, code, slope)
+                _whole_panel(
+                    a,
+                    a_at,
+                    a_row,
+                    a_step,
+                    b,
+                    b_at,
+                    k,
+                    target,
+                    at,
+                    step,
+                    start,
+                    start_at,
+                    mode == ADD,
+                    code,
+                    slope,
+                )
             if not inside:
                 for row in range(min(height, rows - i)):
                     for column in range(min(width, columns - j)):
@@ -167,11 +216,15 @@ def block_product(
 
 @kernel
 def activate_row(c, c0, columns, code, parameter):
-    """The activations that need a transcendental function, while the row is in the cache."""
+    """Any activation, in place, while the row is in the cache; NaN stays NaN."""
     one = c.dtype.type(1)
     for j in range(c0, c0 + columns):
         x = c[j]
-        if code == ELU:
+        if code == RELU:
+            c[j] = 0 if x < 0 else x
+        elif code == LEAKY_RELU:
+            c[j] = parameter * x if x < 0 else x
+        elif code == ELU:
             c[j] = parameter * math.expm1(x) if x < 0 else x
         elif code == SIGMOID:
             c[j] = one / (one + math.exp(-x))
@@ -188,8 +241,16 @@ def pack_panels(b, row_starts, column_step, columns, packed_columns, packed):
     matrices, k = row_starts.shape
     for row in prange(matrices * k):
         m = row // k
-        pack_row(b, row_starts[m, row - m * k], column_step, columns,
-                  packed, m * k * packed_columns, row - m * k, k)
+        pack_row(
+            b,
+            row_starts[m, row - m * k],
+            column_step,
+            columns,
+            packed,
+            m * k * packed_columns,
+            row - m * k,
+            k,
+        )
 
 
 @kernel

@@ -138,8 +138,7 @@ def _announce_compilation():
     """One line on stderr before the first compilation, which makes the first step slow."""
     if not _announced.is_set():
         _announced.set()
-        print("minicnn: compiling kernels for this processor (once, some seconds)",
-              file=sys.stderr)
+        print("minicnn: compiling kernels for this processor (once, some seconds)", file=sys.stderr)
 
 
 class _KernelCache(caching._Cache):
@@ -170,16 +169,21 @@ class _KernelCache(caching._Cache):
 
     def save_overload(self, sig, data):
         if data.library.has_dynamic_globals:
-            raise RuntimeError(f"kernel {self._name} refers to an address of this process; "
-                               "pass arrays as arguments, not as globals")
+            raise RuntimeError(
+                f"kernel {self._name} refers to an address of this process; "
+                "pass arrays as arguments, not as globals"
+            )
         folder = cache_folders()[-1]
         try:
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 file.write(serialize.dumps(data._reduce()))
             os.replace(file.name, folder / self._file_name(sig))
         except OSError as error:
-            warnings.warn(f"a compiled kernel could not be kept in {folder}: {error}",
-                          UserWarning, stacklevel=2)
+            warnings.warn(
+                f"a compiled kernel could not be kept in {folder}: {error}",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def enable(self):
         """Always enabled: Numba's interface asks for this method."""

@@ -93,6 +93,18 @@ class Vectors:
         alignment = ir.Constant(_LANE_NUMBER, self._alignment)
         return self.builder.call(function, [pointer, alignment, mask, self.constant(0)])
 
+    def store_first(self, value, array, index, count):
+        """The first `count` lanes to memory; the rest of memory is not touched."""
+        mask = self.first(count)
+        pointer = self._vector_address(array, index)
+        alignment = ir.Constant(_LANE_NUMBER, self._alignment)
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(ir.VoidType(), [self.type, pointer.type, _LANE_NUMBER, mask.type]),
+            f"llvm.masked.store.{self._suffix}.p0",
+        )
+        self.builder.call(function, [value, pointer, alignment, mask])
+
     def first(self, count):
         """Mask of the first `count` lanes."""
         count = self.builder.trunc(count, _LANE_NUMBER)

@@ -97,8 +97,13 @@ def _load_tbb():
     Numba finds it by name once it is in the process; where there is none it takes another layer.
     """
     name = {"linux": "libtbb.so.12", "darwin": "libtbb.12.dylib"}.get(sys.platform)
-    if name is None or numba.config.THREADING_LAYER not in ("default", "tbb", "safe", "threadsafe",
-                                                            "forksafe"):
+    if name is None or numba.config.THREADING_LAYER not in (
+        "default",
+        "tbb",
+        "safe",
+        "threadsafe",
+        "forksafe",
+    ):
         return
     folders = (sys.prefix, sys.base_prefix, site.getuserbase())
     for candidate in (name, *(str(Path(folder, "lib", name)) for folder in folders)):

@@ -1,0 +1,285 @@
+"""The compiled convolutions: exact on small integers, for every geometry, and nothing but `out`."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import correlate
+
+from minicnn import config
+from minicnn.ops.fast import convolution, dense
+from minicnn.ops.shapes import conv2d_shape, resolve_padding
+
+BAND = 300  # elements before and after an array that must not be touched
+
+
+@pytest.fixture(autouse=True)
+def direct():
+    with config.using(convolution="direct"):
+        yield
+
+
+def integers(shape, dtype=np.float32, seed=0):
+    """Small integers: every float32 sum of their products is exact in any order."""
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(dtype)
+
+
+def windows(x, kernel_shape, strides, padding, dilation):
+    """For each tap (a, b) of a kernel the pixels it meets, as a view of the padded x."""
+    kh, kw = kernel_shape[:2]
+    pads = resolve_padding(padding, x.shape[1:3], (kh, kw), strides, dilation)
+    _, oh, ow, _ = conv2d_shape(x.shape, kernel_shape, strides, padding, dilation)
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)))
+    for a in range(kh):
+        for b in range(kw):
+            top, left = a * dilation[0], b * dilation[1]
+            yield (
+                a,
+                b,
+                padded[
+                    :,
+                    top : top + (oh - 1) * strides[0] + 1 : strides[0],
+                    left : left + (ow - 1) * strides[1] + 1 : strides[1],
+                ],
+            )
+
+
+def expected(x, kernel, dy, strides, padding, dilation, groups):
+    """(y, dx, dkernel) in float64, tap by tap; dx through a scatter over pixel numbers."""
+    x, kernel, dy = (a.astype(np.float64) for a in (x, kernel, dy))
+    c, filters = kernel.shape[2], kernel.shape[3] // groups
+    y, dk, dx = np.zeros(dy.shape), np.zeros(kernel.shape), np.zeros(x.size + 1)
+    numbers = np.arange(1, x.size + 1).reshape(x.shape)  # padding has number 0
+    seen = windows(x, kernel.shape, strides, padding, dilation)
+    for (a, b, pixels), (_, _, places) in zip(
+        seen, windows(numbers, kernel.shape, strides, padding, dilation), strict=True
+    ):
+        for g in range(groups):
+            of_x, of_y = slice(g * c, (g + 1) * c), slice(g * filters, (g + 1) * filters)
+            y[..., of_y] += pixels[..., of_x] @ kernel[a, b][:, of_y]
+            dk[a, b][:, of_y] = np.tensordot(pixels[..., of_x], dy[..., of_y], ([0, 1, 2],) * 2)
+            np.add.at(dx, places[..., of_x], dy[..., of_y] @ kernel[a, b][:, of_y].T)
+    return y, dx[1:].reshape(x.shape), dk
+
+
+def banded(array, filling):
+    """A copy of `array` inside a larger buffer of `filling`, not aligned to vectors."""
+    buffer = np.full(array.size + 2 * BAND + 1, filling, array.dtype)
+    inside = buffer[BAND + 1 : BAND + 1 + array.size].reshape(array.shape)
+    inside[...] = array
+    return buffer, inside
+
+
+def assert_bands(buffer, filling):
+    assert (buffer[: BAND + 1] == filling).all() and (buffer[-BAND:] == filling).all()
+
+
+def check(x_shape, kernel_shape, strides, padding, dilation, groups, dtype):
+    x, kernel = integers(x_shape, dtype, 1), integers(kernel_shape, dtype, 2)
+    bias = integers(kernel_shape[3:], dtype, 3)
+    y_shape = conv2d_shape(x_shape, kernel_shape, strides, padding, dilation)
+    dy = integers(y_shape, dtype, 4)
+    y, dx, dk = expected(x, kernel, dy, strides, padding, dilation, groups)
+    geometry = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    # NaN around everything that is read, a mark around everything that is written.
+    x, kernel, bias, dy = (banded(a, np.nan)[1] for a in (x, kernel, bias, dy))
+    for operation, arguments, result in (
+        (convolution.conv2d, (x, kernel, bias), y + bias),
+        (convolution.conv2d_input_grad, (dy, kernel, x_shape), dx),
+        (convolution.conv2d_kernel_grad, (x, dy, kernel_shape), dk),
+    ):
+        buffer, out = banded(np.full(result.shape, np.nan, dtype), 77)
+        assert operation(*arguments, **geometry, out=out) is out
+        np.testing.assert_array_equal(out, result)
+        assert_bands(buffer, 77)
+
+
+@st.composite
+def geometries(draw):
+    small = st.integers(1, 4)
+    kernel_size = draw(st.tuples(small, small))
+    strides, dilation = draw(st.tuples(small, small)), draw(st.tuples(small, small))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    per_group = draw(st.sampled_from([1, 2, 3, 5, 16, 17]))
+    filters = groups * draw(st.sampled_from([1, 2, 7, 16, 20, 32, 33]))
+    if draw(st.integers(0, 5)) == 0:  # depthwise
+        groups, per_group = draw(st.sampled_from([2, 5, 16, 21])), 1
+        filters = groups
+    edge = st.integers(0, 4)
+    pads = st.tuples(st.tuples(edge, edge), st.tuples(edge, edge))
+    padding = draw(st.one_of(st.sampled_from(["same", "valid"]), pads))
+    least = [1 + (k - 1) * d for k, d in zip(kernel_size, dilation, strict=True)]
+    if padding == "same":
+        least = [1, 1]
+    elif padding != "valid":
+        least = [max(1, size - sum(p)) for size, p in zip(least, padding, strict=True)]
+    size = [low + draw(st.integers(0, 7)) for low in least]
+    batch = draw(st.integers(1, 4))
+    return (
+        (batch, *size, per_group * groups),
+        (*kernel_size, per_group, filters),
+        strides,
+        padding,
+        dilation,
+        groups,
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(geometries(), st.sampled_from([np.float32, np.float64]))
+def test_every_geometry_is_exact_on_integers(geometry, dtype):
+    check(*geometry, dtype)
+
+
+LARGE = [
+    # enough positions for several blocks, several segments and both tiles of the micro-kernel
+    ((9, 32, 31, 3), (3, 3, 3, 32), (1, 1), "same", (1, 1), 1),
+    ((5, 17, 19, 40), (3, 3, 40, 49), (1, 1), "same", (1, 1), 1),
+    ((3, 30, 30, 64), (1, 1, 64, 96), (1, 1), "valid", (1, 1), 1),
+    ((4, 28, 28, 16), (1, 1, 16, 20), (2, 2), "same", (1, 1), 1),
+    ((2, 33, 35, 3), (7, 7, 3, 24), (2, 2), "same", (1, 1), 1),
+    ((2, 40, 41, 12), (5, 5, 4, 24), (1, 1), "same", (2, 2), 3),
+    ((6, 20, 21, 37), (3, 3, 1, 37), (2, 1), "same", (1, 1), 37),
+    ((1, 1, 1, 700), (1, 1, 700, 150), (1, 1), "valid", (1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("geometry", LARGE, ids=str)
+def test_large_shapes_are_exact_on_integers(geometry):
+    check(*geometry, np.float32)
+
+
+def test_is_scipys_correlation():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 9, 11, 5)), rng.standard_normal((4, 3, 5, 6))
+    y = convolution.conv2d(x, kernel, strides=(2, 1))
+    for n in range(2):
+        for f in range(6):
+            full = correlate(x[n], kernel[..., f], mode="valid")[::2, :, 0]
+            np.testing.assert_allclose(y[n, :, :, f], full, rtol=1e-12, atol=1e-12)
+
+
+ACTIVATIONS = {
+    None: lambda x: x,
+    ("relu",): lambda x: np.maximum(x, 0),
+    ("leaky_relu", 0.25): lambda x: np.where(x < 0, 0.25 * x, x),
+    ("elu", 0.5): lambda x: np.where(x < 0, 0.5 * np.expm1(np.minimum(x, 0)), x),
+    ("sigmoid",): lambda x: 1 / (1 + np.exp(-x)),
+    ("tanh",): np.tanh,
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("groups", [1, 18], ids=["direct", "depthwise"])
+def test_bias_and_activation(activation, groups):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 7, 8, 18), np.float32)
+    kernel = rng.standard_normal((3, 3, 18 // groups, 18), np.float32) / 3
+    bias = rng.standard_normal(18, np.float32)
+    dy = np.zeros((3, 7, 8, 18))
+    y, _, _ = expected(x, kernel, dy, (1, 1), "same", (1, 1), groups)
+    result = convolution.conv2d(
+        x, kernel, bias, padding="same", groups=groups, activation=activation
+    )
+    np.testing.assert_allclose(result, ACTIVATIONS[activation](y + bias), rtol=2e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_nan_and_infinity_propagate(activation):
+    x = np.ones((1, 5, 5, 3), np.float32)
+    x[0, 1, 1, 0], x[0, 4, 4, 1] = np.nan, np.inf
+    y = convolution.conv2d(x, np.ones((1, 1, 3, 2), np.float32), activation=activation)
+    assert np.isnan(y[0, 1, 1]).all() and np.isnan(y).sum() == 2
+    np.testing.assert_array_equal(y[0, 4, 4], ACTIVATIONS[activation](np.float32(np.inf)))
+
+
+@pytest.mark.parametrize("geometry", [LARGE[1], LARGE[3], LARGE[5], LARGE[6]], ids=str)
+def test_one_and_two_threads_give_the_same_bits(geometry):
+    x_shape, kernel_shape, strides, padding, dilation, groups = geometry
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal(x_shape, np.float32), rng.standard_normal(kernel_shape, "f")
+    options = {"strides": strides, "padding": padding, "dilation": dilation, "groups": groups}
+    results = []
+    for threads in (1, 2):
+        with config.using(threads=threads):
+            y = convolution.conv2d(x, kernel, **options)
+            results.append(
+                (
+                    y,
+                    convolution.conv2d_input_grad(y, kernel, x_shape, **options),
+                    convolution.conv2d_kernel_grad(x, y, kernel_shape, **options),
+                )
+            )
+    for one, two in zip(*results, strict=True):
+        assert one.tobytes() == two.tobytes()
+
+
+def test_arguments_of_any_layout():
+    x, kernel = integers((2, 6, 7, 4)), integers((3, 3, 4, 5))
+    y = convolution.conv2d(x, kernel, padding="same")
+    odd = np.asfortranarray(x)
+    read_only = kernel.copy()
+    read_only.flags.writeable = False
+    np.testing.assert_array_equal(convolution.conv2d(odd, read_only, padding="same"), y)
+    np.testing.assert_array_equal(
+        convolution.conv2d(x, kernel.astype(np.float64), padding="same"), y
+    )
+    np.testing.assert_array_equal(
+        convolution.conv2d(x[:, ::-1, ::-1], kernel[::-1, ::-1], padding="same"), y[:, ::-1, ::-1]
+    )
+
+
+def test_empty_batch():
+    x, kernel = np.zeros((0, 6, 7, 4), np.float32), integers((3, 3, 4, 5))
+    y = convolution.conv2d(x, kernel)
+    assert y.shape == (0, 4, 5, 5)
+    assert convolution.conv2d_input_grad(y, kernel, x.shape).shape == x.shape
+    assert not convolution.conv2d_kernel_grad(x, y, kernel.shape).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((2, 6, 7, 3), "f")}, "needs 4 input channels"),
+        ({"x": np.zeros((6, 7, 4), "f")}, "both need 4 axes"),
+        ({"x": np.zeros((2, 6, 7, 4), "i4")}, "dtype int32: pass float32 or float64"),
+        ({"groups": 2}, "groups=2"),
+        ({"dilation": (4, 1)}, "does not fit into a picture"),
+        ({"bias": np.zeros(4, "f")}, "bias has shape"),
+        ({"out": np.zeros((2, 4, 5, 4), "f")}, "out has shape"),
+        ({"out": np.zeros((2, 4, 5, 5), "d")}, "dtype float64"),
+        ({"out": np.zeros((2, 4, 5, 10), "f")[..., ::2]}, "C-contiguous"),
+        ({"activation": ("gelu",)}, "cannot be fused"),
+    ],
+)
+def test_errors(change, message):
+    arguments = {"x": np.zeros((2, 6, 7, 4), "f"), "kernel": np.zeros((3, 3, 4, 5), "f"), **change}
+    with pytest.raises((ValueError, TypeError), match=message):
+        convolution.conv2d(**arguments)
+
+
+@settings(deadline=None, max_examples=60)
+@given(*[st.integers(1, 150)] * 3, st.sampled_from([np.float32, np.float64]))
+def test_dense_is_exact_on_integers(m, k, n, dtype):
+    x, kernel, bias = integers((m, k), dtype), integers((k, n), dtype, 1), integers((n,), dtype, 2)
+    dy = integers((m, n), dtype, 3)
+    np.testing.assert_array_equal(dense.dense(x, kernel, bias), x @ kernel + bias)
+    np.testing.assert_array_equal(
+        dense.dense(x, kernel, bias, ("relu",)), np.maximum(x @ kernel + bias, 0)
+    )
+    np.testing.assert_array_equal(dense.dense_input_grad(dy, kernel), dy @ kernel.T)
+    np.testing.assert_array_equal(dense.dense_kernel_grad(x, dy), x.T @ dy)
+
+
+@pytest.mark.parametrize("shape", [(5000, 3), (7, 11, 13, 1), (2, 3, 4, 200), (0, 4), (1, 1)])
+def test_bias_grad(shape):
+    dy = integers(shape)
+    with config.using(threads=2):
+        np.testing.assert_array_equal(dense.bias_grad(dy), dy.reshape(-1, shape[-1]).sum(axis=0))
+
+
+def test_dense_of_nothing():
+    assert dense.dense(np.zeros((0, 3), "f"), np.zeros((3, 2), "f")).shape == (0, 2)
+    assert not dense.dense_kernel_grad(np.zeros((0, 3), "f"), np.zeros((0, 2), "f")).any()
+    with pytest.raises(ValueError, match="flatten x"):
+        dense.dense(np.zeros((2, 3, 3), "f"), np.zeros((3, 2), "f"))
