@@ -1,7 +1,7 @@
 """Zero padding and upsampling, compiled; the equations stand in reference/reshaping.py.
 
-Design: a task is one row of the result. Bilinear gradients gather: a row of dx adds up the rows of dy
-in which its weight is not zero (at most 2 s + 1 of them), so no two threads write to the same place.
+Design: a task is one row of the result. Bilinear gradients gather: a row of dx adds up the rows of
+dy in which its weight is not zero (at most 3 s of them), so no two threads write to one place.
 """
 
 import functools
