@@ -1,0 +1,60 @@
+"""minicnn: convolutional networks on CPUs. Keras's API outside, hand-written backprop inside."""
+
+from minicnn import (
+    activations,
+    backend,
+    callbacks,
+    config,
+    constraints,
+    datasets,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    ops,
+    regularizers,
+    saving,
+    schedules,
+    utils,
+)
+from minicnn.gradient_check import check_gradients
+from minicnn.layers import *  # noqa: F403  every public layer is also a name of the package
+from minicnn.layers import __all__ as _layer_names
+from minicnn.models import Model, Sequential
+from minicnn.saving import load_model
+from minicnn.utils import set_random_seed, to_categorical
+
+__version__ = "0.1.0"
+
+_LAYER_ROOM_ONLY = {"add", "concatenate", "deserialize", "serialize"}
+
+__all__ = sorted(
+    {
+        "Model",
+        "Sequential",
+        "activations",
+        "backend",
+        "callbacks",
+        "check_gradients",
+        "config",
+        "constraints",
+        "datasets",
+        "initializers",
+        "layers",
+        "load_model",
+        "losses",
+        "metrics",
+        "models",
+        "ops",
+        "optimizers",
+        "regularizers",
+        "saving",
+        "schedules",
+        "set_random_seed",
+        "to_categorical",
+        "utils",
+        *(set(_layer_names) - _LAYER_ROOM_ONLY),
+    }
+)
