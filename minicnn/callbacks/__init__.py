@@ -1,0 +1,26 @@
+"""Callbacks: what is called before and after epochs and batches. Names and meaning as in Keras."""
+
+from minicnn.callbacks.base import Callback, History, LambdaCallback
+from minicnn.callbacks.callback_list import CallbackList
+from minicnn.callbacks.control import (
+    EarlyStopping,
+    LearningRateScheduler,
+    ReduceLROnPlateau,
+    TerminateOnNaN,
+)
+from minicnn.callbacks.display import ProgbarLogger
+from minicnn.callbacks.saving import CSVLogger, ModelCheckpoint
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
+    "ProgbarLogger",
+    "ReduceLROnPlateau",
+    "TerminateOnNaN",
+]
