@@ -6,7 +6,10 @@
 This is the one place where an algorithm is chosen for a shape: see `_algorithm`.
 """
 
-from minicnn.ops.fast import depthwise, direct, operands
+import numpy as np
+
+from minicnn import config
+from minicnn.ops.fast import depthwise, direct, operands, winograd
 from minicnn.ops.fast.direct import geometry
 
 
@@ -30,7 +33,7 @@ def conv2d(
     if y.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        _algorithm(shape).convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+        _algorithm(shape, dtype).convolve(x, kernel, bias, shape, activation, y.reshape(-1))
     return y
 
 
@@ -51,7 +54,7 @@ def conv2d_input_grad(
     dx = operands.output(out, shape.input_shape, dtype)
     if dx.size:
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        _algorithm(shape).convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
+        _algorithm(shape, dtype).convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
     return dx
 
 
@@ -74,13 +77,26 @@ def conv2d_kernel_grad(
         dkernel.fill(0)
     elif dkernel.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
-        _algorithm(shape).convolve_kernel_grad(x, dy, shape, dkernel.reshape(-1))
+        _algorithm(shape, dtype).convolve_kernel_grad(x, dy, shape, dkernel.reshape(-1))
     return dkernel
 
 
-def _algorithm(shape):
-    """The module whose three products compute this shape."""
+def _algorithm(shape, dtype):
+    """The module whose three products compute this shape, as `config.convolution` allows."""
     _, _, per_group, filters = shape.kernel_shape
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
+    if config.convolution == "direct" or not winograd.is_defined(shape):
+        return direct
+    if config.convolution == "winograd" or (dtype == np.float32 and _pays(shape)):
+        return winograd
     return direct
+
+
+def _pays(shape):
+    """Whether Winograd is quicker: enough channels to spread the cost of its transforms over, and
+    not too many outputs of its 4x4 tiles beyond the picture's edge."""
+    _, _, channels, filters = shape.kernel_shape
+    n, height, width, _ = shape.output_shape
+    tiles = n * -(-height // winograd.OUT) * -(-width // winograd.OUT)
+    return min(channels, filters) >= 16 and winograd.ELEMENTS * tiles * 2 < 9 * n * height * width

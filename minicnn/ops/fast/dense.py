@@ -11,6 +11,7 @@ from numba import prange
 
 from minicnn.ops import arena
 from minicnn.ops.fast import direct, operands
+from minicnn.ops.fast.gemm import share
 from minicnn.ops.fast.jit import kernel as compiled
 from minicnn.ops.fast.jit import parallel_kernel
 
@@ -91,7 +92,7 @@ def _sum_rows(values, columns, partial, sums):
     segments = len(partial)
     rows = len(values) // max(columns, 1)
     for segment in prange(segments):
-        first, last = segment * rows // segments, (segment + 1) * rows // segments
+        first, last = share(segment, segments, rows)
         _sum_piece(values, first * columns, last * columns, partial[segment])
     for j in range(columns):
         total = 0.0

@@ -92,7 +92,8 @@ def _product(
 ):
     rows = images * len(reach_y)
     for worker in prange(workers):
-        for row in range(worker * rows // workers, (worker + 1) * rows // workers):
+        first, last = gemm.share(worker, workers, rows)
+        for row in range(first, last):
             image, line = divmod(row, len(reach_y))
             _product_row(
                 x,
@@ -138,7 +139,8 @@ def _kernel_gradient(
     rows, segments = images * len(reach_y), len(partial)
     for segment in prange(segments):
         partial[segment] = 0
-        for row in range(segment * rows // segments, (segment + 1) * rows // segments):
+        first, last = gemm.share(segment, segments, rows)
+        for row in range(first, last):
             image, line = divmod(row, len(reach_y))
             _gradient_row(
                 x,

@@ -441,7 +441,8 @@ def _patch_product(
     blocks = (positions + block - 1) // block
     tasks = blocks * len(parts)
     gathered_block = gathered_run = -1
-    for task in range(worker * tasks // workers, (worker + 1) * tasks // workers):
+    first_task, last_task = gemm.share(worker, workers, tasks)
+    for task in range(first_task, last_task):
         number, part = divmod(task, len(parts))
         first = number * block
         rows = min(block, positions - first)
@@ -529,7 +530,8 @@ def patch_gradient(x, table, runs, parts, dy, filters, zeros, rows, dk, block, p
     segments, workers = partial.shape[0], scratch.shape[0]
     tasks = segments * len(parts)
     for worker in prange(workers):
-        for task in range(worker * tasks // workers, (worker + 1) * tasks // workers):
+        first, last = gemm.share(worker, workers, tasks)
+        for task in range(first, last):
             segment, part = divmod(task, len(parts))
             _segment_gradient(
                 segment,
@@ -557,8 +559,7 @@ def _segment_gradient(
     positions = table[IMAGES] * table[OUT_HEIGHT] * table[OUT_WIDTH]
     depth, columns = part[DEPTH], part[COLUMNS]
     panels = scratch[block * depth + ROWS + lanes :]
-    first = segment * positions // segments
-    last = (segment + 1) * positions // segments
+    first, last = gemm.share(segment, segments, positions)
     mode = gemm.WHOLE
     while first < last:
         count = min(block, last - first)

@@ -19,6 +19,7 @@ order of a sum depends on nothing but k.
 
 import math
 
+import numpy as np
 from numba import prange
 
 from minicnn.ops.fast import simd
@@ -230,6 +231,16 @@ def activate_row(c, c0, columns, code, parameter):
             c[j] = one / (one + math.exp(-x))
         else:
             c[j] = math.tanh(x)
+
+
+@kernel
+def share(number, pieces, length):
+    """(first, last) of piece `number` of `pieces` nearly equal ones of 0..length.
+
+    The index of a prange is unsigned, and Numba makes floats of unsigned times signed.
+    """
+    number = np.int64(number)
+    return number * length // pieces, (number + 1) * length // pieces
 
 
 @parallel_kernel

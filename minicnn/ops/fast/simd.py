@@ -93,6 +93,13 @@ class Vectors:
         alignment = ir.Constant(_LANE_NUMBER, self._alignment)
         return self.builder.call(function, [pointer, alignment, mask, self.constant(0)])
 
+    def at_address(self, address):
+        """A number as the address of scalars, for tables of addresses."""
+        return self.builder.inttoptr(address, self.scalar.as_pointer())
+
+    def load_integer(self, array, index):
+        return self.builder.load(self.address(array, index))
+
     def store_first(self, value, array, index, count):
         """The first `count` lanes to memory; the rest of memory is not touched."""
         mask = self.first(count)
@@ -177,7 +184,8 @@ def vector_intrinsic(write):
     names = write.__code__.co_varnames[1 : write.__code__.co_argcount]
 
     def typed(*argument_types):
-        floats = {t.dtype for t in argument_types if isinstance(t, types.Array)}
+        arrays = [t.dtype for t in argument_types if isinstance(t, types.Array)]
+        floats = {t for t in arrays if isinstance(t, types.Float)}
         floats |= {t for t in argument_types if isinstance(t, types.Float)}
         if len(floats) != 1:
             raise TypeError(f"{write.__name__}: arrays of one float type, not of {floats}")

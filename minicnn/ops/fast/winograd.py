@@ -1,0 +1,577 @@
+"""Convolution 3x3 with a quarter of the multiplications: Winograd's F(4x4, 3x3).
+
+    Y  = A^T [(G g G^T) * (B^T d B)] A      4x4 outputs y from 6x6 inputs d and the kernel g
+    dg = G^T [(B^T d B) * (A dY A^T)] G     the kernel's gradient from the same tiles
+
+(Lavin and Gray, "Fast Algorithms for Convolutional Networks", 2015; * element by element, summed
+over the channels for Y and over the tiles for dg.)
+
+d, v     a tile of the input, and its transform B^T d B     (element e = 0..35, tile, channel)
+g, u     the kernel, and its transform G g G^T              (panel of filters, e, channel, filter)
+m        sum of the products of v and u, then Y = A^T m A   (e, tile, filter)
+
+For each of the 36 elements the sum over the channels is a matrix product (tiles x channels times
+channels x filters). The data gradient is the same with dy for x and the kernel turned around.
+
+The matrices come from the interpolation points 0, +-5/8, +-3/2, infinity, made with exact
+fractions. These points lose half as many digits as the usual 0, +-1, +-2: what matters is that
+the powers of all points and of their differences stay near 1.
+
+Design. A block of tiles is transformed, multiplied and transformed back while everything is in
+the second-level cache; x is read and y written once. Transforms work on a vector of channels
+with the whole tile in registers; rows for the points +-p share their even and odd halves, so
+that a line of six takes 12 instructions. Pixels are reached through a table of addresses per
+tile, in which pixels outside the picture are a row of zeros (reading) or a place nobody looks at
+(writing): any picture size and padding run the same code. The sum for dg is cut into segments
+whose number depends on the shapes only, so any number of threads gives the same bits.
+"""
+
+import functools
+from fractions import Fraction
+
+import numpy as np
+from numba import prange
+
+from minicnn.ops import arena
+from minicnn.ops.fast import gemm, simd, threads
+from minicnn.ops.fast.gemm import ROWS
+from minicnn.ops.fast.jit import kernel, parallel_kernel
+
+POINTS = (0, Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))  # and infinity
+OUT, TAPS = 4, 3  # outputs of a tile and taps of the kernel, per axis
+TILE = OUT + TAPS - 1
+ELEMENTS = TILE * TILE
+
+V_BYTES = 640 * 1024  # transformed inputs of a block: fits L2 beside the kernel's panels
+GROUP = 2  # panels of filters that are multiplied before their outputs are transformed back
+PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
+TASKS = 8
+
+
+def matrices(points=POINTS, out=OUT, taps=TAPS):
+    """(A^T, G, B^T) as lists of fractions for the given finite points and infinity.
+
+    y_i = sum_t g_t d_(i+t) is the transpose of multiplying polynomials by interpolation (Cook and
+    Toom): column j of A^T and row j of G hold powers of point j, row j of B^T the coefficients of
+    prod (x - other points); G carries the Lagrange denominators.
+    """
+    points = [Fraction(p) for p in points]
+
+    def from_roots(roots):
+        coefficients = [Fraction(1)]
+        for root in roots:
+            shifted = [Fraction(0), *coefficients]
+            for i, c in enumerate(coefficients):
+                shifted[i] -= root * c
+            coefficients = shifted
+        return coefficients
+
+    size = out + taps - 1
+    a_t = [[p**i for p in points] + [Fraction(int(i == out - 1))] for i in range(out)]
+    g, b_t = [], []
+    for j, p in enumerate(points):
+        others = points[:j] + points[j + 1 :]
+        denominator = Fraction(1)
+        for other in others:
+            denominator *= p - other
+        g.append([p**i / denominator for i in range(taps)])
+        b_t.append([*from_roots(others), *[Fraction(0)] * (size - len(points))])
+    g.append([Fraction(int(i == taps - 1)) for i in range(taps)])
+    b_t.append(from_roots(points))
+    return a_t, g, b_t
+
+
+def transposed(matrix):
+    return [list(column) for column in zip(*matrix, strict=True)]
+
+
+A_T, G, B_T = matrices()
+
+
+# -- Transforms of one tile on a vector of channels ------------------------------------------------
+
+
+def _multiply_line(v, matrix, line):
+    """matrix @ line for a list of vectors, sharing work between the points +p and -p."""
+    pairs = _mirrored_columns(matrix)
+    if pairs:  # columns of +p and -p differ in the sign of odd rows: add and subtract them first
+        sums = {j: (v.add(line[j], line[k]), v.subtract(line[j], line[k])) for j, k in pairs}
+        alone = [j for j in range(len(line)) if not any(j in pair for pair in pairs)]
+        result = []
+        for row in matrix:
+            terms = [(row[j], line[j]) for j in alone]
+            terms += [(row[j], sums[j][row[j] != row[k]]) for j, k in pairs]
+            terms.sort(key=lambda term: term[0] != 1)  # a coefficient 1 first saves a product
+            result.append(v.combine(*zip(*terms, strict=True)))
+        return result
+    result, mirrored = [None] * len(matrix), _mirrored_rows(matrix)
+    for i, k in mirrored:  # rows even + odd and even - odd
+        even = [(a + b) / 2 for a, b in zip(matrix[i], matrix[k], strict=True)]
+        odd = [(a - b) / 2 for a, b in zip(matrix[i], matrix[k], strict=True)]
+        scale = [c for c in odd if c][-1]
+        even = _combine_last_first(v, even, line)
+        odd = _combine_last_first(v, [c / scale for c in odd], line)
+        result[i] = v.multiply_add(odd, v.constant(scale), even)
+        result[k] = v.multiply_add(odd, v.constant(-scale), even)
+    for i, row in enumerate(matrix):
+        if result[i] is None:
+            result[i] = _combine_last_first(v, row, line)
+    return result
+
+
+def _combine_last_first(v, row, line):
+    """The leading coefficient of a polynomial is often 1, which saves a product."""
+    return v.combine(row[::-1], line[::-1])
+
+
+def _mirrored_rows(matrix):
+    """Pairs of rows whose half sum and half difference have no column in common."""
+    return [
+        (i, i + 1)
+        for i in range(len(matrix) - 1)
+        if matrix[i] != matrix[i + 1]
+        and all(abs(a) == abs(b) for a, b in zip(matrix[i], matrix[i + 1], strict=True))
+        and sum(map(bool, matrix[i])) > 1
+    ]
+
+
+def _mirrored_columns(matrix):
+    return _mirrored_rows(transposed(matrix)) if len(matrix) < len(matrix[0]) else []
+
+
+def _sandwich(v, matrix, tile):
+    """matrix @ tile @ matrix^T for a list of rows of vectors."""
+    half = transposed([_multiply_line(v, matrix, column) for column in transposed(tile)])
+    return [_multiply_line(v, matrix, row) for row in half]
+
+
+def _load_whole_or_first(v, size, place, count):
+    """size x size vectors at place(i, j) = (array, index), of which `count` lanes exist."""
+    builder, grid = v.builder, [(i, j) for i in range(size) for j in range(size)]
+    with builder.if_else(builder.icmp_signed(">=", count, v.integer(v.lanes))) as (whole, part):
+        with whole:
+            full = [v.load(*place(i, j)) for i, j in grid]
+            full_block = builder.block
+        with part:
+            first = [v.load_first(*place(i, j), count) for i, j in grid]
+            part_block = builder.block
+    values = []
+    for a, b in zip(full, first, strict=True):
+        phi = builder.phi(v.type)
+        phi.add_incoming(a, full_block)
+        phi.add_incoming(b, part_block)
+        values.append(phi)
+    return [values[i * size : (i + 1) * size] for i in range(size)]
+
+
+def _store_whole_or_first(v, tile, place, count):
+    builder = v.builder
+    cells = [(tile[i][j], place(i, j)) for i in range(len(tile)) for j in range(len(tile[0]))]
+    with builder.if_else(builder.icmp_signed(">=", count, v.integer(v.lanes))) as (whole, part):
+        with whole:
+            for value, (array, index) in cells:
+                v.store(value, array, index)
+        with part:
+            for value, (array, index) in cells:
+                v.store_first(value, array, index, count)
+
+
+def _from_pixels(matrix):
+    """Intrinsic: tile from a table of addresses, channels channel : +count, to strided target."""
+
+    def write(v, table, table0, channel, count, target, target0, element_step):
+        size, out = len(matrix[0]), len(matrix)
+
+        def pixel(i, j):
+            entry = v.builder.add(table0, v.integer(i * size + j))
+            return v.at_address(v.load_integer(table, entry)), channel
+
+        tile = _sandwich(v, matrix, _load_whole_or_first(v, size, pixel, count))
+        for i in range(out):
+            for j in range(out):
+                v.store(tile[i][j], target, v.offset(target0, (element_step, i * out + j)))
+
+    return simd.vector_intrinsic(write)
+
+
+_transform_input = _from_pixels(B_T)
+_transform_output_grad = _from_pixels(transposed(A_T))
+
+
+@simd.vector_intrinsic
+def _transform_kernel(v, source, source0, tap_step, target, target0, element_step):
+    """u = G g G^T."""
+    tile = [
+        [v.load(source, v.offset(source0, (tap_step, i * TAPS + j))) for j in range(TAPS)]
+        for i in range(TAPS)
+    ]
+    tile = _sandwich(v, G, tile)
+    for i in range(TILE):
+        for j in range(TILE):
+            v.store(tile[i][j], target, v.offset(target0, (element_step, i * TILE + j)))
+
+
+@simd.vector_intrinsic
+def _transform_kernel_grad(v, source, source0, element_step, target, target0, tap_step, count):
+    """dg = G^T du G."""
+    tile = [
+        [v.load(source, v.offset(source0, (element_step, i * TILE + j))) for j in range(TILE)]
+        for i in range(TILE)
+    ]
+    tile = _sandwich(v, transposed(G), tile)
+    _store_whole_or_first(
+        v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * TAPS + j))), count
+    )
+
+
+@simd.vector_intrinsic
+def _transform_output(v, m, m0, element_step, start, channel, count, table, table0, rectify, slope):
+    """Y = A^T m A + bias, then the linear rectifier of `slope` if `rectify`."""
+    builder = v.builder
+    tile = [
+        [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for j in range(TILE)]
+        for i in range(TILE)
+    ]
+    bias = v.load(start, channel)
+    tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T, tile)]
+
+    def pixel(i, j):
+        entry = builder.add(table0, v.integer(i * OUT + j))
+        return v.at_address(v.load_integer(table, entry)), channel
+
+    with builder.if_else(builder.icmp_signed("!=", rectify, v.integer(0))) as (relu, linear):
+        with relu:
+            # slope 0 must give 0 for -infinity, which 0 * -infinity does not
+            flat = builder.fcmp_ordered("==", slope, v.scalar(0))
+            slopes = v.splat(slope)
+
+            def rectified(y):
+                below = builder.select(flat, v.constant(0), v.multiply(y, slopes))
+                return v.where_negative(y, below, y)
+
+            _store_whole_or_first(v, [[rectified(y) for y in row] for row in tile], pixel, count)
+        with linear:
+            _store_whole_or_first(v, tile, pixel, count)
+
+
+# -- Kernels ---------------------------------------------------------------------------------------
+
+# Columns of the integer table that describes the pictures to the kernels.
+(IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, FILTERS, TOP, LEFT, TILES_DOWN,
+ TILES_ACROSS) = range(11)  # fmt: skip
+
+
+@kernel
+def _input_addresses(x, zeros, table, first, count, addresses):
+    """addresses[q, i, j] of pixel (i, j) of the 6x6 tile first + q; zeros outside the picture."""
+    across, down = table[TILES_ACROSS], table[TILES_DOWN]
+    height, width = table[HEIGHT], table[WIDTH]
+    pixel = table[CHANNELS] * x.itemsize
+    for q in range(count):
+        image, rest = divmod(first + q, across * down)
+        tile_y, tile_x = divmod(rest, across)
+        top, left = tile_y * OUT - table[TOP], tile_x * OUT - table[LEFT]
+        for i in range(TILE):
+            row = x.ctypes.data + ((image * height + top + i) * width + left) * pixel
+            row_inside = 0 <= top + i < height
+            for j in range(TILE):
+                inside = row_inside and 0 <= left + j < width
+                addresses[q, i * TILE + j] = row + j * pixel if inside else zeros.ctypes.data
+
+
+@kernel
+def _output_addresses(y, outside, table, first, count, addresses):
+    """addresses[q, i, j] of pixel (i, j) of the 4x4 tile first + q of y."""
+    across, down = table[TILES_ACROSS], table[TILES_DOWN]
+    height, width = table[OUT_HEIGHT], table[OUT_WIDTH]
+    pixel = table[FILTERS] * y.itemsize
+    for q in range(count):
+        image, rest = divmod(first + q, across * down)
+        tile_y, tile_x = divmod(rest, across)
+        top, left = tile_y * OUT, tile_x * OUT
+        for i in range(OUT):
+            row = y.ctypes.data + ((image * height + top + i) * width + left) * pixel
+            row_inside = top + i < height
+            for j in range(OUT):
+                inside = row_inside and left + j < width
+                addresses[q, i * OUT + j] = row + j * pixel if inside else outside.ctypes.data
+
+
+@parallel_kernel
+def transform_kernel(g, taps, row_step, column_step, rows, columns, u):
+    """u (panels, 36, rows, panel width) of g[taps[t] + row * row_step + column * column_step]."""
+    for row in prange(rows):
+        _transform_row(g, taps, row * row_step, column_step, row, rows, columns, u)
+
+
+@kernel
+def _transform_row(g, taps, start, step, row, rows, columns, u):
+    lanes = simd.VECTOR_BYTES // u.itemsize
+    line = np.empty((TAPS * TAPS) * lanes, u.dtype)
+    for column in range(0, columns, lanes):
+        count = min(lanes, columns - column)
+        for t in range(TAPS * TAPS):
+            at = taps[t] + start + column * step
+            for i in range(count):
+                line[t * lanes + i] = g[at + i * step]
+            for i in range(count, lanes):
+                line[t * lanes + i] = 0
+        panel = column // (2 * lanes) * (2 * lanes)
+        width = lanes if columns - panel <= lanes else 2 * lanes
+        u0 = panel * ELEMENTS * rows + row * width + column - panel
+        _transform_kernel(line, 0, lanes, u, u0, rows * width)
+
+
+@parallel_kernel
+def tiles_product(x, table, u, start, y, code, slope, block, zeros, outside, v, m, addresses):
+    """y = activation(x * kernel + bias) from the transformed kernel u."""
+    workers = v.shape[0]
+    tiles = table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS]
+    for worker in prange(workers):
+        first, last = gemm.share(worker, workers, tiles)
+        while first < last:
+            count = min(block, last - first)
+            _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v[worker],
+                           m[worker], addresses[worker], first, count)  # fmt: skip
+            first += count
+
+
+@kernel
+def _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v, m, addresses,
+                   first, count):  # fmt: skip
+    lanes = simd.VECTOR_BYTES // x.itemsize
+    channels, filters = table[CHANNELS], table[FILTERS]
+    v_row = (channels + lanes - 1) // lanes * lanes
+    v_step, m_step = element_steps(block, v_row, lanes)
+    _input_addresses(x, zeros, table, first, count, addresses)
+    for q in range(count):
+        for c in range(0, channels, lanes):
+            _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
+    _output_addresses(y, outside, table, first, count, addresses)
+    rectify = code == gemm.RELU or code == gemm.LEAKY_RELU
+    group = GROUP * 2 * lanes
+    for f in range(0, filters, group):
+        columns = min(group, filters - f)
+        m_row = (columns + lanes - 1) // lanes * lanes
+        for panel in range(0, columns, 2 * lanes):
+            width = min(2 * lanes, m_row - panel)
+            u0 = (f + panel) * ELEMENTS * channels
+            for e in range(ELEMENTS):
+                gemm.block_product(
+                    v, e * v_step, v_row, 1, count, u, u0 + e * channels * width, width, channels,
+                    m, e * m_step + panel, m_row, zeros, 0, gemm.WHOLE, gemm.LINEAR, slope, zeros,
+                )  # fmt: skip
+        for q in range(count):
+            for j in range(0, columns, lanes):
+                _transform_output(m, q * m_row + j, m_step, start, f + j, columns - j,
+                                  addresses, q * ELEMENTS, rectify, slope)  # fmt: skip
+    if code > gemm.LEAKY_RELU:
+        _activate_tiles(y, table, first, count, code, slope)
+
+
+@kernel
+def element_steps(block, v_row, lanes):
+    """Distance of the 36 elements in v and m; an odd number of cache lines, so that the stores of
+    a transform do not all fall into the same few sets of the first-level cache."""
+    rows = (block + ROWS - 1) // ROWS * ROWS
+    return rows * v_row + lanes, rows * GROUP * 2 * lanes + lanes
+
+
+@kernel
+def _activate_tiles(y, table, first, count, code, slope):
+    across, down = table[TILES_ACROSS], table[TILES_DOWN]
+    height, width, filters = table[OUT_HEIGHT], table[OUT_WIDTH], table[FILTERS]
+    for q in range(first, first + count):
+        image, rest = divmod(q, across * down)
+        tile_y, tile_x = divmod(rest, across)
+        for row in range(tile_y * OUT, min(tile_y * OUT + OUT, height)):
+            columns = min(OUT, width - tile_x * OUT)
+            at = ((image * height + row) * width + tile_x * OUT) * filters
+            gemm.activate_row(y, at, columns * filters, code, slope)
+
+
+@parallel_kernel
+def tiles_gradient(x, table, dy, dk, block, split, zeros, partial, v, m, addresses):
+    """dk (3, 3, channels, filters): (segment, range of filters) apart, then sums and G^T . G."""
+    segments, pieces, workers = partial.shape[0], partial.shape[1], v.shape[0]
+    tasks = segments * pieces
+    for worker in prange(workers):
+        first, last = gemm.share(worker, workers, tasks)
+        for task in range(first, last):
+            segment, piece = divmod(task, pieces)
+            _segment_gradient(x, table, dy, segment, segments, piece * split, split, block, zeros,
+                              partial[segment, piece], v[worker], m[worker],
+                              addresses[worker])  # fmt: skip
+    channels = table[CHANNELS]
+    for row in prange(pieces * channels):
+        _finish_kernel_grad(partial, row, split, table, dk)
+
+
+@kernel
+def _segment_gradient(x, table, dy, segment, segments, f0, split, block, zeros, partial, v, m,
+                      addresses):  # fmt: skip
+    lanes = simd.VECTOR_BYTES // x.itemsize
+    channels, filters = table[CHANNELS], table[FILTERS]
+    columns = min(split, filters - f0)
+    v_row = (channels + lanes - 1) // lanes * lanes
+    v_step, _ = element_steps(block, v_row, lanes)
+    padded = (columns + lanes - 1) // lanes * lanes
+    m_step = block * padded + lanes
+    sums_step = (channels + ROWS - 1) // ROWS * ROWS * split
+    tiles = table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS]
+    first, last = gemm.share(segment, segments, tiles)
+    mode = gemm.WHOLE
+    while first < last:
+        count = min(block, last - first)
+        _input_addresses(x, zeros, table, first, count, addresses)
+        for q in range(count):
+            for c in range(0, channels, lanes):
+                _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
+        _output_addresses(dy, zeros, table, first, count, addresses)
+        for q in range(count):
+            for j in range(0, columns, lanes):
+                panel = j // (2 * lanes) * (2 * lanes)
+                width = min(2 * lanes, padded - panel)
+                _transform_output_grad(addresses, q * ELEMENTS, f0 + j, columns - j,
+                                       m, panel * count + q * width + j - panel,
+                                       m_step)  # fmt: skip
+        for e in range(ELEMENTS):
+            gemm.block_product(v, e * v_step, 1, v_row, channels, m, e * m_step, padded, count,
+                               partial, e * sums_step, split, zeros, 0, mode, gemm.LINEAR,
+                               zeros[0], zeros)  # fmt: skip
+        mode = gemm.ADD
+        first += count
+
+
+@kernel
+def _finish_kernel_grad(partial, row, split, table, dk):
+    """Add the segments of one channel of one piece up, in order, and transform the sum."""
+    lanes = simd.VECTOR_BYTES // dk.itemsize
+    channels, filters = table[CHANNELS], table[FILTERS]
+    piece, channel = divmod(np.int64(row), channels)
+    f0 = piece * split
+    columns = min(split, filters - f0)
+    step = (channels + ROWS - 1) // ROWS * ROWS * split
+    total = partial[0, piece]
+    for e in range(ELEMENTS):
+        at = e * step + channel * split
+        for segment in range(1, len(partial)):
+            more = partial[segment, piece]
+            for j in range(at, at + columns):
+                total[j] += more[j]
+    for j in range(0, columns, lanes):
+        _transform_kernel_grad(total, channel * split + j, step, dk, channel * filters + f0 + j,
+                               channels * filters, columns - j)  # fmt: skip
+
+
+# -- The three products ----------------------------------------------------------------------------
+
+
+def is_defined(shape):
+    """Whether this algorithm computes convolutions of this geometry."""
+    return (
+        shape.kernel_shape[:2] == (TAPS, TAPS)
+        and shape.strides == (1, 1) == shape.dilation
+        and shape.groups == 1
+    )
+
+
+def convolve(x, kernel, bias, shape, activation, y):
+    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
+    _, _, channels, filters = shape.kernel_shape
+    taps = np.arange(TAPS * TAPS) * channels * filters
+    u = _transformed_kernel(kernel, taps, filters, 1, channels, filters)
+    (top, _), (left, _) = shape.padding
+    _product(x, shape.input_shape, u, bias, activation, y, shape.output_shape, top, left)
+
+
+def convolve_input_grad(dy, kernel, shape, dx):
+    """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
+    _, _, channels, filters = shape.kernel_shape
+    taps = np.arange(TAPS * TAPS)[::-1] * channels * filters
+    u = _transformed_kernel(kernel, taps, 1, filters, filters, channels)
+    (top, _), (left, _) = shape.padding
+    _product(dy, shape.output_shape, u, None, None, dx, shape.input_shape,
+             TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+
+
+def convolve_kernel_grad(x, dy, shape, dk):
+    """dk from x and dy; flat arrays of one dtype."""
+    lanes = simd.lanes(x.dtype)
+    _, _, channels, filters = shape.kernel_shape
+    (top, _), (left, _) = shape.padding
+    table = _table(shape.input_shape, shape.output_shape, top, left)
+    tiles = int(table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS])
+    segments, split = _division(tiles, channels, filters, lanes, x.itemsize)
+    pieces = -(-filters // split)
+    block = _block(-(-tiles // segments), channels, lanes, x.itemsize)
+    workers = min(threads.count(), segments * pieces)
+    sums = ELEMENTS * (-(-channels // ROWS) * ROWS) * split
+    partial = arena.empty((segments, pieces, sums), x.dtype)
+    v_row = -(-channels // lanes) * lanes
+    v_step, _ = element_steps.py_func(block, v_row, lanes)
+    m_step = block * split + lanes
+    tiles_gradient(
+        x, table, dy, dk, block, split, _zeros(max(channels, filters) + 2 * lanes, x.dtype),
+        partial,
+        arena.empty((workers, ELEMENTS * v_step + ROWS + lanes), x.dtype),
+        arena.empty((workers, ELEMENTS * m_step), x.dtype),
+        np.empty((workers, block, ELEMENTS), np.int64),
+    )  # fmt: skip
+
+
+def _division(tiles, channels, filters, lanes, itemsize):
+    """(segments of the tiles, filters per piece): about TASKS tasks within PARTIAL_BYTES."""
+    size = ELEMENTS * channels * filters * itemsize
+    segments = max(1, min(TASKS, tiles // (2 * ROWS), PARTIAL_BYTES // size))
+    panels = -(-filters // (2 * lanes))
+    pieces = max(1, min(TASKS // segments, panels))
+    return segments, -(-panels // pieces) * 2 * lanes
+
+
+def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
+    lanes, channels, filters = simd.lanes(x.dtype), x_shape[3], y_shape[3]
+    table = _table(x_shape, y_shape, top, left)
+    tiles = int(table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS])
+    workers = min(threads.count(), -(-tiles // ROWS))
+    block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
+    start = np.zeros(filters + 2 * lanes, x.dtype)
+    if bias is not None:
+        start[:filters] = bias
+    code, slope = gemm.activation_code(activation, x.dtype)
+    v_row = -(-channels // lanes) * lanes
+    v_step, m_step = element_steps.py_func(block, v_row, lanes)
+    tiles_product(
+        x, table, u, start, y, code, slope, block, _zeros(channels + 2 * lanes, x.dtype),
+        np.empty(filters + lanes, x.dtype),
+        arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
+        arena.empty((workers, ELEMENTS * m_step), x.dtype),
+        np.empty((workers, block, ELEMENTS), np.int64),
+    )  # fmt: skip
+
+
+def _transformed_kernel(kernel, taps, row_step, column_step, rows, columns):
+    lanes = simd.lanes(kernel.dtype)
+    padded = -(-columns // lanes) * lanes
+    u = arena.empty((ELEMENTS * rows * padded,), kernel.dtype)
+    transform_kernel(kernel, taps, row_step, column_step, rows, columns, u)
+    return u
+
+
+def _block(tiles, channels, lanes, itemsize):
+    """Tiles that are transformed at once: whole tiles of the micro-kernel, evenly divided."""
+    most = V_BYTES // (ELEMENTS * (-(-channels // lanes) * lanes) * itemsize)
+    most = max(most // ROWS, 1) * ROWS
+    return min(most, -(-tiles // ROWS) * ROWS)
+
+
+@functools.lru_cache(maxsize=256)
+def _table(x_shape, y_shape, top, left):
+    n, h, w, c = x_shape
+    _, oh, ow, f = y_shape
+    return np.array([n, h, w, c, oh, ow, f, top, left, -(-oh // OUT), -(-ow // OUT)], np.int64)
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(size, dtype):
+    return np.zeros(size, dtype)
