@@ -10,7 +10,7 @@ import numpy as np
 from minicnn.callbacks.base import Callback
 
 _INTERVAL = 0.25  # seconds between two drawings of the live line
-_BAR = (6, 30)  # narrowest and widest bar, in characters
+_BAR = (5, 30)  # narrowest and widest bar, in characters
 
 
 class ProgbarLogger(Callback):
@@ -79,7 +79,7 @@ class ProgbarLogger(Callback):
 
     def _begin(self, title, draw=True):
         self.close()
-        self._title, self._logs, self.seen = title, {}, 0
+        self._title, self._logs, self.seen, self._bar_width = title, {}, 0, _BAR[1]
         self._start = self._first = self._last = time.perf_counter()
         self._due = self._start + _INTERVAL
         self._console = self._find_console() if self.verbose == 1 else None
@@ -102,7 +102,8 @@ class ProgbarLogger(Callback):
         if self.verbose == 0:
             return
         spent = time.perf_counter() - self._start
-        parts = [self._title, _seconds(spent), *self._rate(), *_values(logs or {})]
+        count = [] if self.target else [f"{self.seen} steps"]  # nobody knew it before
+        parts = [self._title, *count, _seconds(spent), *self._rate(), *_values(logs or {})]
         if console is None or console.is_jupyter:
             print(" - ".join(parts), flush=True)
         else:
@@ -167,19 +168,19 @@ class ProgbarLogger(Callback):
         left = []
         if self.target and 1 < self.seen < self.target:
             pace = (self._last - self._first) / (self.seen - 1)
-            left = [f"{_clock(pace * (self.target - self.seen))} left"]
+            left = [f"ETA {_clock(pace * (self.target - self.seen))}"]
         count = f"{self.seen}/{self.target}" if self.target else f"{self.seen} steps"
         notes = [note] if note else []
-        tail = " - ".join([count, *left, *self._rate(), *_values(self._logs), *notes])
-        grid = Table.grid(padding=(0, 1, 0, 0))
-        cells = [Text(self._title, "bold"), Text(tail)]
+        tail = " ".join([count, *left, *self._rate(), *_values(self._logs), *notes])
         room = self._console.width - len(self._title) - len(tail) - 3
-        if self.target and room >= _BAR[0]:
-            width = min(room, _BAR[1])
-            cells.insert(1, ProgressBar(total=self.target, completed=self.seen, width=width))
-        for _ in cells:
-            grid.add_column(no_wrap=True, overflow="ellipsis")
-        grid.add_row(*cells)
+        self._bar_width = min(self._bar_width, room)  # it only shrinks, and does not dance
+        if not self.target or self._bar_width < _BAR[0]:
+            line = Text.assemble((self._title, "bold"), f" {tail}")
+            line.no_wrap, line.overflow = True, "ellipsis"
+            return line
+        grid = Table.grid(padding=(0, 1, 0, 0))
+        bar = ProgressBar(total=self.target, completed=self.seen, width=self._bar_width)
+        grid.add_row(Text(self._title, "bold"), bar, Text(tail))
         return grid
 
 
@@ -195,7 +196,7 @@ def _values(logs):
 def _number(value):
     value = float(np.reshape(value, ()))
     readable = value == 0 or 1e-3 <= abs(value) < 1e6 or not math.isfinite(value)
-    return f"{value:.4f}" if readable else f"{value:.4e}"
+    return f"{value:.4f}" if readable else f"{value:.4g}"
 
 
 def _seconds(seconds):
