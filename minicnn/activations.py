@@ -78,6 +78,12 @@ def _floating(x):
     return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
 
 
+def _not_negative(name, value):
+    """The derivative is read off y's sign, which a negative slope would turn round."""
+    if not value >= 0:
+        raise ValueError(f"an activation takes a number >= 0 as {name}, not {value!r}")
+
+
 _DEFAULTS = {}  # public name -> activation with default arguments
 _BY_FUNCTION = {}  # public function -> the same
 
@@ -111,6 +117,7 @@ def linear():
 @_public()
 def relu(negative_slope=0.0, max_value=None, threshold=0.0):
     """max(x, 0), or Keras's general form with a slope, a ceiling and a threshold."""
+    _not_negative("negative_slope", negative_slope)
     if max_value is None and threshold == 0:
         if negative_slope == 0:
             return ActivationFunction("relu")
@@ -128,12 +135,14 @@ def relu6():
 @_public()
 def leaky_relu(negative_slope=0.2):
     """x where positive, else negative_slope * x."""
+    _not_negative("negative_slope", negative_slope)
     return ActivationFunction("leaky_relu", float(negative_slope))
 
 
 @_public()
 def elu(alpha=1.0):
     """x where positive, else alpha (exp(x) - 1) (Clevert et al. 2015)."""
+    _not_negative("alpha", alpha)
     return ActivationFunction("elu", float(alpha))
 
 

@@ -8,8 +8,6 @@ import contextlib
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from minicnn.context import Context
 from minicnn.data.batches import as_arrays
@@ -204,6 +202,9 @@ def _double_precision(layer):
 
 
 def _print(report, name):
+    from rich.console import Console  # 60 ms of import that a training script need not pay
+    from rich.table import Table
+
     table = Table(title=f"Gradient check of {name}: hand-written against central differences")
     table.add_column("parameter", overflow="fold")
     table.add_column("shape")
