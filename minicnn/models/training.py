@@ -257,27 +257,28 @@ class Trainer:
         )
         self.stop_training = False
         self._warned_non_finite = False
-        run.on_train_begin()
-        logs = {}
-        for epoch in range(int(initial_epoch), epochs):
-            self.reset_metrics()
-            run.on_epoch_begin(epoch)
-            for step, batch in enumerate(source.epoch()):
-                run.on_train_batch_begin(step)
-                self.train_step(*self._ready(batch, source, class_weight))
-                logs = self.get_metrics_result()
-                run.on_train_batch_end(step, logs)
-                if self.stop_training:
+        with run:
+            run.on_train_begin()
+            logs = {}
+            for epoch in range(int(initial_epoch), epochs):
+                self.reset_metrics()
+                run.on_epoch_begin(epoch)
+                for step, batch in enumerate(source.epoch()):
+                    run.on_train_batch_begin(step)
+                    self.train_step(*self._ready(batch, source, class_weight))
+                    logs = self.get_metrics_result()
+                    run.on_train_batch_end(step, logs)
+                    if self.stop_training:
+                        break
+                logs = dict(logs)
+                if validation is not None and _is_due(validation_freq, epoch):
+                    held_out = self._evaluate(validation, run)
+                    logs.update({f"val_{name}": value for name, value in held_out.items()})
+                run.on_epoch_end(epoch, logs)
+                if self.stop_training or source.exhausted:
                     break
-            logs = dict(logs)
-            if validation is not None and _is_due(validation_freq, epoch):
-                held_out = self._evaluate(validation, run)
-                logs.update({f"val_{name}": value for name, value in held_out.items()})
-            run.on_epoch_end(epoch, logs)
-            if self.stop_training or source.exhausted:
-                break
-        self.optimizer.finalize()
-        run.on_train_end(logs)
+            self.optimizer.finalize()
+            run.on_train_end(logs)
         ops.arena.trim()
         return self.history
 
@@ -380,7 +381,8 @@ class Trainer:
         source = Epochs(batches, steps, "steps")
         self._start(batches, training=False)
         run = self._callback_list(callbacks, verbose, source)
-        logs = self._evaluate(source, run)
+        with run:
+            logs = self._evaluate(source, run)
         if return_dict:
             return logs
         values = list(logs.values())
@@ -395,13 +397,14 @@ class Trainer:
         elif self.graph is None:
             self._build_from(batches)
         run = self._callback_list(callbacks, verbose, source)
-        run.on_predict_begin()
-        parts = []
-        for step, (inputs, _, _) in enumerate(source.epoch()):
-            run.on_predict_batch_begin(step)
-            parts.append(self.predict_on_batch(inputs))
-            run.on_predict_batch_end(step, {"outputs": parts[-1]})
-        run.on_predict_end()
+        with run:
+            run.on_predict_begin()
+            parts = []
+            for step, (inputs, _, _) in enumerate(source.epoch()):
+                run.on_predict_batch_begin(step)
+                parts.append(self.predict_on_batch(inputs))
+                run.on_predict_batch_end(step, {"outputs": parts[-1]})
+            run.on_predict_end()
         if self._single_output:
             return np.concatenate(parts)
         return [np.concatenate(output) for output in zip(*parts, strict=True)]
