@@ -84,7 +84,9 @@ def _geometry(x_shape, kernel_shape):
     (m, k), (_, n) = x_shape, kernel_shape
     if not k:
         raise ValueError("x has shape (m, 0): there is nothing to multiply")
-    return direct.Geometry((m, 1, 1, k), (1, 1, k, n), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    return direct.Geometry(
+        (m, 1, 1, k), (1, 1, k, n), (m, 1, 1, n), (1, 1), ((0, 0), (0, 0)), (1, 1), 1
+    )
 
 
 @parallel_kernel

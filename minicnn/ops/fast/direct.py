@@ -60,51 +60,47 @@ class Geometry(NamedTuple):
 
     input_shape: tuple
     kernel_shape: tuple
+    output_shape: tuple
     strides: tuple
     padding: tuple
     dilation: tuple
     groups: int
 
-    @property
-    def output_shape(self):
-        size = window_output_size(
-            self.input_shape[1:3], self.kernel_shape[:2], self.strides, self.padding, self.dilation
-        )
-        return (self.input_shape[0], *size, self.kernel_shape[3])
-
 
 def geometry(input_shape, kernel_shape, strides, padding, dilation, groups):
     """The checked geometry: shapes that fit each other, and at least one output pixel."""
+    if not isinstance(padding, str):
+        padding = tuple(map(tuple, padding))
+    return _geometry(
+        tuple(input_shape), tuple(kernel_shape), tuple(strides), padding, tuple(dilation), groups
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _geometry(input_shape, kernel_shape, strides, padding, dilation, groups):
     if len(input_shape) != 4 or len(kernel_shape) != 4:
         raise ValueError(
-            f"x has shape {tuple(input_shape)} and kernel {tuple(kernel_shape)}: both need 4 axes, "
+            f"x has shape {input_shape} and kernel {kernel_shape}: both need 4 axes, "
             "(n, h, w, channels) and (kh, kw, channels / groups, filters)"
         )
     channels, (kh, kw, per_group, filters) = input_shape[3], kernel_shape
-    if 0 in (kh, kw, per_group, filters):
-        raise ValueError(f"kernel has shape {tuple(kernel_shape)}: no axis may be empty")
+    if 0 in kernel_shape:
+        raise ValueError(f"kernel has shape {kernel_shape}: no axis may be empty")
     if channels != per_group * groups or filters % groups:
         raise ValueError(
-            f"kernel {tuple(kernel_shape)} with groups={groups} needs {per_group * groups} input "
+            f"kernel {kernel_shape} with groups={groups} needs {per_group * groups} input "
             f"channels and filters divisible by {groups}; x has {channels} channels"
         )
     padding = resolve_padding(padding, input_shape[1:3], (kh, kw), strides, dilation)
-    padding = tuple((int(a), int(b)) for a, b in padding)
-    result = Geometry(
-        tuple(map(int, input_shape)),
-        tuple(map(int, kernel_shape)),
-        tuple(map(int, strides)),
-        padding,
-        tuple(map(int, dilation)),
-        int(groups),
-    )
-    if min(result.output_shape[1:3]) < 1:
-        size = tuple(map(effective_size, (kh, kw), dilation))
+    size = window_output_size(input_shape[1:3], (kh, kw), strides, padding, dilation)
+    if min(size) < 1:
+        covered = tuple(map(effective_size, (kh, kw), dilation))
         raise ValueError(
-            f"a kernel that covers {size} pixels does not fit into a picture of "
-            f"{tuple(input_shape[1:3])} with padding {padding}: use padding='same'"
+            f"a kernel that covers {covered} pixels does not fit into a picture of "
+            f"{input_shape[1:3]} with padding {padding}: use padding='same'"
         )
-    return result
+    output_shape = (input_shape[0], *size, filters)
+    return Geometry(input_shape, kernel_shape, output_shape, strides, padding, dilation, groups)
 
 
 # -- Plans: the tables for the kernels, made in Python once per shape ------------------------------
@@ -560,32 +556,22 @@ def _segment_gradient(
     depth, columns = part[DEPTH], part[COLUMNS]
     panels = scratch[block * depth + ROWS + lanes :]
     first, last = gemm.share(segment, segments, positions)
+    in_place = filters == columns and (columns == 2 * lanes or columns == lanes)  # one panel
     mode = gemm.WHOLE
     while first < last:
         count = min(block, last - first)
         gather(x, table, runs, part[FIRST_RUN], part[LAST_RUN], depth, first, count, scratch)
-        for i in range(count):
-            gemm.pack_row(dy, (first + i) * filters + part[COLUMN], 1, columns, panels, 0, i, count)
+        if in_place:
+            b, b0 = dy, first * filters
+        else:
+            b, b0 = panels, 0
+            for i in range(count):
+                at = (first + i) * filters + part[COLUMN]
+                gemm.pack_row(dy, at, 1, columns, panels, 0, i, count)
         gemm.block_product(
-            scratch,
-            0,
-            1,
-            depth,
-            depth,
-            panels,
-            0,
-            columns,
-            count,
-            partial,
-            part[PACKED_AT],
-            part[ROW_STRIDE],
-            zeros,
-            0,
-            mode,
-            gemm.LINEAR,
-            zeros[0],
-            panels,
-        )
+            scratch, 0, 1, depth, depth, b, b0, columns, count, partial, part[PACKED_AT],
+            part[ROW_STRIDE], zeros, 0, mode, gemm.LINEAR, zeros[0], panels,
+        )  # fmt: skip
         mode = gemm.ADD
         first += count
 

@@ -297,29 +297,43 @@ def _output_addresses(y, outside, table, first, count, addresses):
                 addresses[q, i * OUT + j] = row + j * pixel if inside else outside.ctypes.data
 
 
+@kernel
+def panel_step(rows, lanes):
+    """Distance of the 36 elements in a panel of u, an odd number of vectors as in `block_steps`."""
+    return rows * 2 * lanes + lanes
+
+
 @parallel_kernel
 def transform_kernel(g, taps, row_step, column_step, rows, columns, u):
     """u (panels, 36, rows, panel width) of g[taps[t] + row * row_step + column * column_step]."""
-    for row in prange(rows):
-        _transform_row(g, taps, row * row_step, column_step, row, rows, columns, u)
+    lanes = simd.VECTOR_BYTES // u.itemsize
+    for strip in prange((rows + lanes - 1) // lanes):
+        first = np.int64(strip) * lanes
+        _transform_strip(g, taps, row_step, column_step, first, min(lanes, rows - first), rows,
+                         columns, u)  # fmt: skip
 
 
 @kernel
-def _transform_row(g, taps, start, step, row, rows, columns, u):
+def _transform_strip(g, taps, row_step, column_step, first, count, rows, columns, u):
+    """Transform a strip of rows; a square of lanes x lanes is transposed if the layout asks."""
     lanes = simd.VECTOR_BYTES // u.itemsize
-    line = np.empty((TAPS * TAPS) * lanes, u.dtype)
+    line = TAPS * TAPS * lanes
+    square = np.zeros(lanes * line, u.dtype)
+    u_step = panel_step(rows, lanes)
     for column in range(0, columns, lanes):
-        count = min(lanes, columns - column)
+        length = min(lanes, columns - column)
         for t in range(TAPS * TAPS):
-            at = taps[t] + start + column * step
-            for i in range(count):
-                line[t * lanes + i] = g[at + i * step]
-            for i in range(count, lanes):
-                line[t * lanes + i] = 0
-        panel = column // (2 * lanes) * (2 * lanes)
-        width = lanes if columns - panel <= lanes else 2 * lanes
-        u0 = panel * ELEMENTS * rows + row * width + column - panel
-        _transform_kernel(line, 0, lanes, u, u0, rows * width)
+            at = taps[t] + first * row_step + column * column_step
+            for i in range(length):
+                for row in range(count):
+                    square[row * line + t * lanes + i] = g[at + row * row_step + i * column_step]
+        panel = column // (2 * lanes)
+        width = lanes if columns - panel * 2 * lanes <= lanes else 2 * lanes
+        for row in range(count):
+            u0 = panel * ELEMENTS * u_step + (first + row) * width + column - panel * 2 * lanes
+            _transform_kernel(square, row * line, lanes, u, u0, u_step)
+        if length < lanes:
+            break
 
 
 @parallel_kernel
@@ -342,7 +356,8 @@ def _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v,
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
     v_row = (channels + lanes - 1) // lanes * lanes
-    v_step, m_step = element_steps(block, v_row, lanes)
+    v_step, m_step = block_steps(block, v_row, lanes)
+    u_step = panel_step(channels, lanes)
     _input_addresses(x, zeros, table, first, count, addresses)
     for q in range(count):
         for c in range(0, channels, lanes):
@@ -355,10 +370,10 @@ def _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v,
         m_row = (columns + lanes - 1) // lanes * lanes
         for panel in range(0, columns, 2 * lanes):
             width = min(2 * lanes, m_row - panel)
-            u0 = (f + panel) * ELEMENTS * channels
+            u0 = (f + panel) // (2 * lanes) * ELEMENTS * u_step
             for e in range(ELEMENTS):
                 gemm.block_product(
-                    v, e * v_step, v_row, 1, count, u, u0 + e * channels * width, width, channels,
+                    v, e * v_step, v_row, 1, count, u, u0 + e * u_step, width, channels,
                     m, e * m_step + panel, m_row, zeros, 0, gemm.WHOLE, gemm.LINEAR, slope, zeros,
                 )  # fmt: skip
         for q in range(count):
@@ -370,7 +385,7 @@ def _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v,
 
 
 @kernel
-def element_steps(block, v_row, lanes):
+def block_steps(block, v_row, lanes):
     """Distance of the 36 elements in v and m; an odd number of cache lines, so that the stores of
     a transform do not all fall into the same few sets of the first-level cache."""
     rows = (block + ROWS - 1) // ROWS * ROWS
@@ -414,7 +429,7 @@ def _segment_gradient(x, table, dy, segment, segments, f0, split, block, zeros, 
     channels, filters = table[CHANNELS], table[FILTERS]
     columns = min(split, filters - f0)
     v_row = (channels + lanes - 1) // lanes * lanes
-    v_step, _ = element_steps(block, v_row, lanes)
+    v_step, _ = block_steps(block, v_row, lanes)
     padded = (columns + lanes - 1) // lanes * lanes
     m_step = block * padded + lanes
     sums_step = (channels + ROWS - 1) // ROWS * ROWS * split
@@ -509,7 +524,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     sums = ELEMENTS * (-(-channels // ROWS) * ROWS) * split
     partial = arena.empty((segments, pieces, sums), x.dtype)
     v_row = -(-channels // lanes) * lanes
-    v_step, _ = element_steps.py_func(block, v_row, lanes)
+    v_step, _ = block_steps.py_func(block, v_row, lanes)
     m_step = block * split + lanes
     tiles_gradient(
         x, table, dy, dk, block, split, _zeros(max(channels, filters) + 2 * lanes, x.dtype),
@@ -540,7 +555,7 @@ def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
         start[:filters] = bias
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
-    v_step, m_step = element_steps.py_func(block, v_row, lanes)
+    v_step, m_step = block_steps.py_func(block, v_row, lanes)
     tiles_product(
         x, table, u, start, y, code, slope, block, _zeros(channels + 2 * lanes, x.dtype),
         np.empty(filters + lanes, x.dtype),
@@ -552,8 +567,8 @@ def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
 
 def _transformed_kernel(kernel, taps, row_step, column_step, rows, columns):
     lanes = simd.lanes(kernel.dtype)
-    padded = -(-columns // lanes) * lanes
-    u = arena.empty((ELEMENTS * rows * padded,), kernel.dtype)
+    panels = -(-columns // (2 * lanes))
+    u = arena.empty((panels * ELEMENTS * panel_step.py_func(rows, lanes),), kernel.dtype)
     transform_kernel(kernel, taps, row_step, column_step, rows, columns, u)
     return u
 

@@ -1,0 +1,169 @@
+"""Winograd convolution: its matrices are exact, its errors bounded, its memory accesses inside."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minicnn import config
+from minicnn.ops.fast import convolution, direct, winograd
+
+BAND = 300  # elements before and after an array that must not be touched
+
+# Relative root mean square error in float32 at up to 256 channels, against float64.
+FORWARD_BOUND = 2e-6
+KERNEL_GRAD_BOUND = 2e-6
+
+
+@pytest.mark.parametrize(
+    ("points", "out", "taps"),
+    [
+        (winograd.POINTS, 4, 3),
+        ((0, 1, -1), 2, 3),
+        ((0, 1, -1, 2, -2), 4, 3),
+        ((0, 1, -1, Fraction(1, 2)), 3, 3),
+    ],
+)
+def test_matrices_compute_the_correlation_exactly(points, out, taps):
+    """Both sides are linear in g and in d: equal on all unit vectors, they are equal."""
+    a_t, g_matrix, b_t = winograd.matrices(points, out, taps)
+    size = out + taps - 1
+    for t in range(taps):
+        for place in range(size):
+            products = [g_row[t] * b_row[place] for g_row, b_row in zip(g_matrix, b_t, strict=True)]
+            y = [sum(a * p for a, p in zip(row, products, strict=True)) for row in a_t]
+            assert y == [int(i + t == place) for i in range(out)]
+
+
+def products(x, kernel, bias, dy, padding, method, activation=None):
+    """(y, dx, dkernel) by one of the two algorithms."""
+    with config.using(convolution=method):
+        return (
+            convolution.conv2d(x, kernel, bias, padding=padding, activation=activation),
+            convolution.conv2d_input_grad(dy, kernel, x.shape, padding=padding),
+            convolution.conv2d_kernel_grad(x, dy, kernel.shape, padding=padding),
+        )
+
+
+def random_case(x_shape, filters, padding, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(x_shape).astype(dtype)
+    kernel = rng.standard_normal((3, 3, x_shape[3], filters)).astype(dtype)
+    kernel /= 3 * dtype(x_shape[3]) ** 0.5  # outputs of size 1
+    bias = rng.standard_normal(filters).astype(dtype)
+    shape = direct.geometry(x_shape, kernel.shape, (1, 1), padding, (1, 1), 1).output_shape
+    return x, kernel, bias, rng.standard_normal(shape).astype(dtype)
+
+
+def relative_error(actual, exact):
+    return np.sqrt(np.mean((actual - exact) ** 2) / np.mean(exact**2))
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "filters"),
+    [((4, 14, 14, 256), 256), ((8, 32, 32, 32), 32), ((3, 9, 7, 33), 65), ((1, 57, 43, 16), 24)],
+    ids=str,
+)
+def test_errors_are_bounded(x_shape, filters):
+    case = random_case(x_shape, filters, "same")
+    exact = products(*(a.astype(np.float64) for a in case), "same", "direct")
+    actual = products(*case, "same", "winograd")
+    assert relative_error(actual[0], exact[0]) < FORWARD_BOUND
+    assert relative_error(actual[1], exact[1]) < FORWARD_BOUND
+    assert relative_error(actual[2], exact[2]) < KERNEL_GRAD_BOUND
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    batch=st.integers(1, 5),
+    size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    channels=st.sampled_from([1, 3, 8, 15, 16, 17, 40]),
+    filters=st.sampled_from([1, 7, 16, 31, 32, 33, 70]),
+    pads=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_every_shape_within_its_bounds(batch, size, channels, filters, pads, dtype):
+    size = [max(s, 3 - sum(pad)) for s, pad in zip(size, pads, strict=True)]
+    case = random_case((batch, *size, channels), filters, pads, dtype)
+    exact = products(*(a.astype(np.float64) for a in case), pads, "direct")
+    # NaN around everything that is read, a mark around everything that is written.
+    x, kernel, bias, dy = (banded(a, np.nan)[1] for a in case)
+    calls = (
+        (convolution.conv2d, (x, kernel, bias)),
+        (convolution.conv2d_input_grad, (dy, kernel, x.shape)),
+        (convolution.conv2d_kernel_grad, (x, dy, kernel.shape)),
+    )
+    for (operation, arguments), result in zip(calls, exact, strict=True):
+        buffer, out = banded(np.full(result.shape, np.nan, dtype), 77)
+        with config.using(convolution="winograd"):
+            operation(*arguments, padding=pads, out=out)
+        scale = max(1, np.abs(result).max())
+        tolerance = (2e-5 if dtype == np.float32 else 1e-13) * scale
+        np.testing.assert_allclose(out, result, rtol=0, atol=tolerance)
+        assert (buffer[: BAND + 1] == 77).all() and (buffer[-BAND:] == 77).all()
+
+
+def banded(array, filling):
+    """A copy of `array` inside a larger buffer of `filling`, not aligned to vectors."""
+    buffer = np.full(array.size + 2 * BAND + 1, filling, array.dtype)
+    inside = buffer[BAND + 1 : BAND + 1 + array.size].reshape(array.shape)
+    inside[...] = array
+    return buffer, inside
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [None, ("relu",), ("leaky_relu", 0.25), ("elu", 0.5), ("sigmoid",), ("tanh",)],
+    ids=str,
+)
+def test_bias_and_activation(activation):
+    case = random_case((2, 10, 11, 20), 37, "same")
+    y, _, _ = products(*case, "same", "winograd", activation)
+    exact, _, _ = products(*(a.astype(np.float64) for a in case), "same", "direct", activation)
+    np.testing.assert_allclose(y, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("activation", [None, ("relu",), ("leaky_relu", 0.25)], ids=str)
+def test_nan_stays_and_minus_infinity_is_rectified(activation):
+    x, kernel, bias, _ = random_case((1, 8, 8, 16), 16, "same")
+    x[0, 1, 1] = np.nan
+    bias[3] = -np.inf
+    with config.using(convolution="winograd"):
+        y = convolution.conv2d(x, kernel, bias, padding="same", activation=activation)
+    assert np.isnan(y[0, :3, :3]).all()
+    assert not np.isnan(y[0, 4:, 4:]).any()  # another tile
+    assert (y[0, 4:, 4:, 3] == (0 if activation == ("relu",) else -np.inf)).all()
+
+
+@pytest.mark.parametrize(("x_shape", "filters"), [((5, 13, 9, 40), 70), ((64, 8, 8, 16), 16)])
+def test_one_and_two_threads_give_the_same_bits(x_shape, filters):
+    case = random_case(x_shape, filters, "same")
+    with config.using(threads=1):
+        one = products(*case, "same", "winograd")
+    with config.using(threads=2):
+        two = products(*case, "same", "winograd")
+    for a, b in zip(one, two, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_where_it_is_chosen():
+    def chosen(dtype=np.float32, c=32, f=32, kernel=(3, 3), size=(16, 16), n=8, **change):
+        options = {"strides": (1, 1), "padding": "same", "dilation": (1, 1), "groups": 1} | change
+        shape = direct.geometry((n, *size, c), (*kernel, c // options["groups"], f), **options)
+        return convolution._algorithm(shape, np.dtype(dtype))
+
+    assert chosen() is winograd
+    assert chosen(np.float64) is direct
+    assert chosen(c=3) is direct
+    assert chosen(kernel=(5, 5)) is direct
+    assert chosen(strides=(2, 2)) is direct
+    assert chosen(dilation=(2, 2)) is direct
+    assert chosen(groups=2) is direct
+    assert chosen(size=(1, 1)) is direct
+    with config.using(convolution="direct"):
+        assert chosen() is direct
+    with config.using(convolution="winograd"):
+        assert chosen(np.float64, c=3) is winograd
+        assert chosen(strides=(2, 2)) is direct
