@@ -6,18 +6,20 @@ import warnings
 import numpy as np
 
 from minicnn.callbacks.base import Callback
-from minicnn.configurable import closest
+from minicnn.configurable import closest, snake_case
 
-# Words in the names of metrics that grow as the model gets better, and of those that shrink.
-_UP = ("acc", "precision", "recall", "auc", "top_k", "f1", "fbeta", "iou", "r2", "similarity")
-_DOWN = ("loss", "error", "crossentropy", "hinge", "divergence", "poisson", "mse", "mae", "logcosh")
+# Words in the names of metrics that shrink as the model gets better, and of those that grow.
+_LESS = ("loss", "error", "crossentropy", "hinge", "divergence", "poisson", "cosh", "perplexity")
+_LESS += ("mse", "mae", "mape", "msle")
+_MORE = ("acc", "precision", "recall", "sensitivity", "specificity", "auc", "top_k", "f1", "beta")
+_MORE += ("iou", "io_u", "dice", "r2", "similarity", "correlation")
 
 
 class MonitorCallback(Callback):
     """Watches logs[monitor]. `best` is the best value so far, None before the first.
 
-    Better: lower by more than min_delta (mode "min") or higher (mode "max"); "auto" asks the
-    metric of that name, then its name. NaN is never better.
+    Better: lower by more than min_delta (mode "min") or higher (mode "max"); "auto" goes
+    by the name of the metric, then by its class. NaN is never better.
     """
 
     def __init__(self, monitor="val_loss", mode="auto", baseline=None, min_delta=0):
@@ -38,15 +40,18 @@ class MonitorCallback(Callback):
     def _name(self):
         return type(self).__name__
 
-    def current_value(self, logs):
-        """logs[monitor] as a float; None, with one warning per callback, if it is not there."""
+    def current_value(self, logs, stacklevel=5):
+        """logs[monitor] as a float; None, with one warning per callback, if it is not there.
+
+        The warning names the line that called `fit`, `stacklevel` calls above.
+        """
         value = (logs or {}).get(self.monitor)
         if value is not None and np.size(value) == 1:
             self._settled = True
             return float(np.reshape(value, ()))
         if not self._settled:
             self._settled = True
-            warnings.warn(self._missing(logs or {}, value), stacklevel=5)  # the line of `fit`
+            warnings.warn(self._missing(logs or {}, value), stacklevel=stacklevel)
         return None
 
     def _missing(self, logs, value):
@@ -71,15 +76,14 @@ class MonitorCallback(Callback):
 
     def _direction(self):
         """+1 where more is better, -1 where less is better."""
-        name = self.monitor.removeprefix("val_")
+        names = [self.monitor.removeprefix("val_").lower()]
         for metric in getattr(self.model, "metrics", None) or ():
-            if getattr(metric, "name", None) == name and hasattr(metric, "direction"):
-                return {"up": 1, "down": -1}[metric.direction]
-        lowered = name.lower()
-        if any(word in lowered for word in _DOWN):
-            return -1
-        if any(word in lowered for word in _UP):
-            return 1
+            if names[0] == metric.name or names[0].endswith(f"_{metric.name}"):
+                names.append(snake_case(type(metric).__name__))  # AUC(name="score") is an AUC
+        for name in names:
+            for words, sign in ((_LESS, -1), (_MORE, 1)):
+                if any(word in name for word in words):
+                    return sign
         raise ValueError(
             f"{self._name}: whether more or less of {self.monitor!r} is better does not follow "
             "from its name; give mode='max' or mode='min'"

@@ -89,7 +89,7 @@ class ModelCheckpoint(MonitorCallback):
 
     def _improvement(self, logs, epoch):
         """The words for an improvement, None if there was none, "" if nobody can tell."""
-        value = self.current_value(logs)
+        value = self.current_value(logs, stacklevel=7)
         if value is None:
             return ""  # as in Keras: better too many files than none
         before = "none" if self.best is None else f"{self.best:.5f}"
