@@ -133,17 +133,14 @@ def _calls(model):
 
 
 def _sources(layer, calls):
-    """ "name[number of the call][number of the output]" of every tensor that the layer reads."""
-    return [
-        f"{tensor.node.layer.name}[{_position(tensor.node, calls)}][{tensor.index}]"
-        for node in calls.get(layer, ())
-        for tensor in node.inputs
-    ]
-
-
-def _position(node, calls):
-    nodes = calls.get(node.layer, [node])
-    return nodes.index(node) if node in nodes else 0
+    """What the layer reads: "name", or "name[call][output]" where that is not yet clear."""
+    found = []
+    for tensor in [tensor for node in calls.get(layer, ()) for tensor in node.inputs]:
+        source, made = tensor.node.layer, tensor.node
+        nodes = calls.get(source, [made])
+        place = "" if nodes == [made] and len(made.outputs) == 1 else f"[{nodes.index(made)}]"
+        found.append(f"{source.name}{place}[{tensor.index}]" if place else source.name)
+    return found
 
 
 def _output_shape(layer, calls):
