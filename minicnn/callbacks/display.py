@@ -154,6 +154,7 @@ class ProgbarLogger(Callback):
             self._live = Live(
                 console=self._console,
                 auto_refresh=False,
+                redirect_stdout=not self._console.is_jupyter,
                 redirect_stderr=bool(getattr(sys.stderr, "isatty", bool)()),
             )
             self._live.start()
