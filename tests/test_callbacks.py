@@ -2,11 +2,13 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from minicnn import config
 from minicnn.callbacks import (
     Callback,
     CallbackList,
@@ -20,6 +22,9 @@ from minicnn.callbacks import (
     ReduceLROnPlateau,
     TerminateOnNaN,
 )
+from minicnn.layers import BatchNormalization, Dense, Input, ReLU
+from minicnn.losses import SparseCategoricalCrossentropy
+from minicnn.models import Sequential
 
 NAN = float("nan")
 
@@ -453,3 +458,117 @@ def test_terminate_on_nan(loss, capsys):
     assert model.stop_training and "Batch 3: the loss is" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="at batch 3"):
         TerminateOnNaN(raise_error=True).on_train_batch_end(3, {"loss": loss})
+
+
+# -- in a real `fit` ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model():
+    """Batch normalisation and two classes; computed by NumPy, so that nothing is compiled."""
+    model = Sequential([Input((4,)), Dense(8), BatchNormalization(), ReLU(), Dense(2)])
+    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    with config.using(ops="reference"):
+        yield model
+
+
+@pytest.fixture
+def data():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    return x, (x[:, 0] > 0).astype("int64")
+
+
+def test_fit_restores_the_best_weights_with_their_moving_statistics(model, data):
+    x, y = data
+    kept = []
+    keep = LambdaCallback(on_epoch_end=lambda epoch, logs: kept.append(model.get_weights()))
+    # against the wrong labels: validation gets worse from the first epoch on
+    stopping = EarlyStopping(patience=2, restore_best_weights=True)
+    history = model.fit(
+        x, y, 16, 10, 0, [keep, stopping], validation_data=(x, 1 - y), shuffle=False
+    )
+    losses = history.history["val_loss"]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 3 == len(kept)
+    for mine, wanted, last in zip(model.get_weights(), kept[best], kept[-1], strict=True):
+        assert np.array_equal(mine, wanted)
+        assert not np.array_equal(mine, last)
+
+
+def test_fit_reduces_the_learning_rate(model, data):
+    history = model.fit(
+        *data, epochs=4, verbose=0, callbacks=ReduceLROnPlateau("loss", 0.5, 1, min_delta=100)
+    )
+    first = history.history["learning_rate"][0]
+    assert history.history["learning_rate"] == pytest.approx([first, first, first / 2, first / 4])
+    assert history.params == {"epochs": 4, "steps": 2, "verbose": 0}
+
+
+def test_fit_warns_once_at_the_line_that_called_it(model, data):
+    with pytest.warns(UserWarning, match="Did you mean 'val_accuracy'") as caught:
+        model.fit(
+            *data, epochs=3, verbose=0, validation_split=0.5, callbacks=EarlyStopping("val_acc")
+        )
+    assert [one.filename for one in caught] == [__file__]
+
+
+def test_fit_stops_inside_an_epoch(model, data):
+    batches = []
+
+    class Stop(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            batches.append(batch)
+            self.model.stop_training = batch == 1
+
+    model.fit(*data, batch_size=8, epochs=3, verbose=0, callbacks=[Stop()])
+    assert batches == [0, 1]
+
+
+def test_fit_ends_at_nan(model, data, capsys):
+    def spoil(batch, logs):
+        if batch == 1:
+            model.layers[-1].bias.assign([NAN, NAN])
+
+    with pytest.warns(RuntimeWarning, match="the loss is nan"):
+        history = model.fit(
+            *data,
+            batch_size=8,
+            epochs=3,
+            verbose=0,
+            callbacks=[LambdaCallback(on_train_batch_end=spoil), TerminateOnNaN()],
+        )
+    assert len(history.epoch) == 1 and "Batch 2: the loss is nan" in capsys.readouterr().out
+
+
+def test_fit_evaluate_and_predict_print_plain_lines(model, data, capsys):
+    model.fit(*data, epochs=3, validation_data=data)
+    line = r"Epoch {}/3 - \S+s - \S+s/step - accuracy: 0\.\d{{4}} - loss: \S+ - val_accuracy: "
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3
+    for epoch, text in enumerate(printed, 1):
+        assert re.match(line.format(epoch), text), text
+    model.evaluate(*data)
+    assert re.fullmatch(
+        r"Evaluate - \S+s - \S+s/step - accuracy: \S+ - loss: \S+\n", capsys.readouterr().out
+    )
+    model.predict(data[0])
+    model.fit(*data, verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_checkpoints_of_fit_can_be_loaded(model, data, tmp_path):
+    checkpoint = ModelCheckpoint(
+        tmp_path / "{epoch}.weights.h5", save_weights_only=True, monitor="loss"
+    )
+    whole = ModelCheckpoint(tmp_path / "best.keras", monitor="loss", save_best_only=True)
+    model.fit(*data, epochs=2, verbose=0, callbacks=[checkpoint, whole])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "1.weights.h5",
+        "2.weights.h5",
+        "best.keras",
+    ]
+    expected = model.predict(data[0], verbose=0)
+    model.load_weights(tmp_path / "1.weights.h5")
+    assert not np.array_equal(model.predict(data[0], verbose=0), expected)
+    model.load_weights(tmp_path / "2.weights.h5")
+    assert np.array_equal(model.predict(data[0], verbose=0), expected)
