@@ -4,6 +4,7 @@ import io
 import re
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -275,20 +276,20 @@ def test_many_metrics_are_cut_to_the_width(clock, terminal):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("logs", "text"),
     [
-        (0.0, "0.0000"),
-        (0.5, "0.5000"),
-        (-2, "-2.0000"),
-        (1e-4, "0.0001"),
-        (1.234567e-7, "1.235e-07"),
-        (1.5e9, "1.5e+09"),
-        (float("nan"), "nan"),
-        (float("inf"), "inf"),
+        ({"loss": 0.0}, "loss: 0.0000"),
+        ({"b": -2, "val_a": 1, "a": 0.5}, "a: 0.5000 b: -2.0000 val_a: 1.0000"),
+        ({"loss": 1e-4}, "loss: 0.0001"),
+        ({"loss": 1.234567e-7}, "loss: 1.235e-07"),
+        ({"loss": 1.5e9}, "loss: 1.5e+09"),
+        ({"loss": float("nan"), "mse": float("inf")}, "loss: nan mse: inf"),
+        ({"learning_rate": 0.00625}, "learning_rate: 0.00625"),
+        ({"one": np.float32(0.5), "counts": np.zeros((2, 2))}, "one: 0.5000"),
     ],
 )
-def test_numbers(value, text):
-    assert display._number(value) == text
+def test_values(logs, text):
+    assert " ".join(display._values(logs)) == text
 
 
 @pytest.mark.parametrize(

@@ -189,15 +189,15 @@ class ProgbarLogger(Callback):
 
 
 def _values(logs):
-    """ "name: value" of every number in the logs: training, then validation, by name."""
+    """The numbers in the logs as "name: value", by name, those of validation last."""
     order = sorted(logs, key=lambda name: (name.startswith("val_"), name))
-    return [f"{name}: {_number(logs[name])}" for name in order if np.size(logs[name]) == 1]
+    return [f"{name}: {_number(name, logs[name])}" for name in order if np.size(logs[name]) == 1]
 
 
-def _number(value):
+def _number(name, value):
     value = float(np.reshape(value, ()))
-    readable = value == 0 or 1e-3 <= abs(value) < 1e6 or not math.isfinite(value)
-    return f"{value:.4f}" if readable else f"{value:.4g}"
+    decimals = value == 0 or 1e-3 <= abs(value) < 1e6 or not math.isfinite(value)
+    return f"{value:.4f}" if decimals and name != "learning_rate" else f"{value:.4g}"
 
 
 def _seconds(seconds):
