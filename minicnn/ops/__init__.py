@@ -41,7 +41,19 @@ NAMES = {
         "dropout_grad",
     ),
     "reshaping": ("zero_pad2d", "zero_pad2d_grad", "upsample2d", "upsample2d_grad"),
-    "updates": (),
+    "updates": (
+        "adadelta_update",
+        "adagrad_update",
+        "adam_update",
+        "adamax_update",
+        "average_update",
+        "lion_update",
+        "momentum_update",
+        "nadam_update",
+        "rmsprop_update",
+        "sgd_update",
+        "sum_of_squares",
+    ),
 }
 
 __all__ = [
