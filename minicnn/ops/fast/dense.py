@@ -94,7 +94,7 @@ def _sum_rows(values, columns, partial, sums):
     segments = len(partial)
     rows = len(values) // max(columns, 1)
     for segment in prange(segments):
-        first, last = share(segment, segments, rows)
+        first, last = share(np.int64(segment), segments, rows)
         _sum_piece(values, first * columns, last * columns, partial[segment])
     for j in range(columns):
         total = 0.0

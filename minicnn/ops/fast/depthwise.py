@@ -92,7 +92,7 @@ def _product(
 ):
     rows = images * len(reach_y)
     for worker in prange(workers):
-        first, last = gemm.share(worker, workers, rows)
+        first, last = gemm.share(np.int64(worker), workers, rows)
         for row in range(first, last):
             image, line = divmod(row, len(reach_y))
             _product_row(
@@ -139,7 +139,7 @@ def _kernel_gradient(
     rows, segments = images * len(reach_y), len(partial)
     for segment in prange(segments):
         partial[segment] = 0
-        first, last = gemm.share(segment, segments, rows)
+        first, last = gemm.share(np.int64(segment), segments, rows)
         for row in range(first, last):
             image, line = divmod(row, len(reach_y))
             _gradient_row(

@@ -403,29 +403,14 @@ def gather(x, table, runs, first_run, last_run, depth, first, rows, patches):
 @parallel_kernel
 def patch_product(x, table, runs, parts, packed, start, y, code, slope, block, scratch):
     """y = activation(start + patches @ packed) for all parts (groups, or ranges of columns)."""
-    workers = scratch.shape[0]
-    for worker in prange(workers):
-        _patch_product(
-            worker,
-            workers,
-            x,
-            table,
-            runs,
-            parts,
-            packed,
-            start,
-            y,
-            code,
-            slope,
-            block,
-            scratch[worker],
-        )
+    for worker in prange(len(scratch)):
+        _patch_product(np.int64(worker), x, table, runs, parts, packed, start, y, code, slope,
+                       block, scratch)  # fmt: skip
 
 
 @kernel
-def _patch_product(
-    worker, workers, x, table, runs, parts, packed, start, y, code, slope, block, scratch
-):
+def _patch_product(worker, x, table, runs, parts, packed, start, y, code, slope, block, scratches):
+    workers, scratch = len(scratches), scratches[worker]
     lanes = simd.VECTOR_BYTES // y.itemsize
     spare, scratch = scratch[: ROWS * lanes], scratch[ROWS * lanes :]
     pixel = table[Y_PIXEL]
@@ -455,49 +440,15 @@ def _patch_product(
                 )
                 gathered_block, gathered_run = number, first_run
         if contiguous:
-            gemm.block_product(
-                a,
-                a0,
-                a_row,
-                1,
-                rows,
-                packed,
-                parts[part, PACKED_AT],
-                columns,
-                depth,
-                y,
-                table[Y_START] + first * pixel + column,
-                pixel,
-                start,
-                column,
-                gemm.EXACT,
-                code,
-                slope,
-                spare,
-            )
+            c, c0, c_row = y, table[Y_START] + first * pixel + column, pixel
         else:
-            result = scratch[(block + ROWS) * depth + lanes :]
-            gemm.block_product(
-                a,
-                a0,
-                a_row,
-                1,
-                rows,
-                packed,
-                parts[part, PACKED_AT],
-                columns,
-                depth,
-                result,
-                0,
-                columns,
-                start,
-                column,
-                gemm.EXACT,
-                code,
-                slope,
-                spare,
-            )
-            _scatter(result, rows, columns, y, table, first, column)
+            c, c0, c_row = scratch[(block + ROWS) * depth + lanes :], 0, columns
+        gemm.block_product(
+            a, a0, a_row, gemm.ADJACENT, rows, packed, parts[part, PACKED_AT], columns, depth, c, c0, c_row,
+            start, column, gemm.EXACT, code, slope, spare,
+        )  # fmt: skip
+        if not contiguous:
+            _scatter(c, rows, columns, y, table, first, column)
 
 
 @kernel
@@ -523,64 +474,52 @@ def _scatter(result, rows, columns, y, table, first, column):
 @parallel_kernel
 def patch_gradient(x, table, runs, parts, dy, filters, zeros, rows, dk, block, partial, scratch):
     """dk = patches^T @ dy: every (segment of positions, part of dk) apart, then their sums."""
-    segments, workers = partial.shape[0], scratch.shape[0]
-    tasks = segments * len(parts)
-    for worker in prange(workers):
-        first, last = gemm.share(worker, workers, tasks)
-        for task in range(first, last):
-            segment, part = divmod(task, len(parts))
-            _segment_gradient(
-                segment,
-                segments,
-                x,
-                table,
-                runs,
-                parts[part],
-                dy,
-                filters,
-                zeros,
-                block,
-                partial[segment],
-                scratch[worker],
-            )
+    for worker in prange(len(scratch)):
+        _patch_gradient(np.int64(worker), x, table, runs, parts, dy, filters, zeros, block, partial,
+                        scratch)  # fmt: skip
     for row in prange(len(rows)):
-        _add_segments(partial, rows[row, 0], dk, rows[row, 1], rows[row, 2])
+        _add_segments(partial, rows, np.int64(row), dk)
 
 
 @kernel
-def _segment_gradient(
-    segment, segments, x, table, runs, part, dy, filters, zeros, block, partial, scratch
-):
+def _patch_gradient(worker, x, table, runs, parts, dy, filters, zeros, block, partials, scratches):
     lanes = simd.VECTOR_BYTES // x.itemsize
     positions = table[IMAGES] * table[OUT_HEIGHT] * table[OUT_WIDTH]
-    depth, columns = part[DEPTH], part[COLUMNS]
-    panels = scratch[block * depth + ROWS + lanes :]
-    first, last = gemm.share(segment, segments, positions)
-    in_place = filters == columns and (columns == 2 * lanes or columns == lanes)  # one panel
-    mode = gemm.WHOLE
-    while first < last:
-        count = min(block, last - first)
-        gather(x, table, runs, part[FIRST_RUN], part[LAST_RUN], depth, first, count, scratch)
-        if in_place:
-            b, b0 = dy, first * filters
-        else:
-            b, b0 = panels, 0
-            for i in range(count):
-                at = (first + i) * filters + part[COLUMN]
-                gemm.pack_row(dy, at, 1, columns, panels, 0, i, count)
-        gemm.block_product(
-            scratch, 0, 1, depth, depth, b, b0, columns, count, partial, part[PACKED_AT],
-            part[ROW_STRIDE], zeros, 0, mode, gemm.LINEAR, zeros[0], panels,
-        )  # fmt: skip
-        mode = gemm.ADD
-        first += count
+    segments, scratch = len(partials), scratches[worker]
+    first_task, last_task = gemm.share(worker, len(scratches), segments * len(parts))
+    for task in range(first_task, last_task):
+        segment, part = divmod(task, len(parts))
+        depth, columns = parts[part, DEPTH], parts[part, COLUMNS]
+        panels = scratch[block * depth + ROWS + lanes :]
+        is_panel = filters == columns and (columns == 2 * lanes or columns == lanes)
+        first, last = gemm.share(segment, segments, positions)
+        mode = gemm.WHOLE
+        while first < last:
+            count = min(block, last - first)
+            gather(x, table, runs, parts[part, FIRST_RUN], parts[part, LAST_RUN], depth,
+                   first, count, scratch)  # fmt: skip
+            if is_panel:
+                b, b0 = dy, first * filters
+            else:
+                b, b0 = panels, 0
+                for i in range(count):
+                    at = (first + i) * filters + parts[part, COLUMN]
+                    gemm.pack_row(dy, at, gemm.ADJACENT, columns, panels, gemm.ORIGIN, i, count)
+            gemm.block_product(
+                scratch, gemm.ORIGIN, gemm.ADJACENT, depth, depth, b, b0, columns, count,
+                partials[segment], parts[part, PACKED_AT], parts[part, ROW_STRIDE], zeros,
+                gemm.ORIGIN, mode, gemm.LINEAR, zeros[0], panels,
+            )  # fmt: skip
+            mode = gemm.ADD
+            first += count
 
 
 @kernel
-def _add_segments(partial, at, dk, dk_at, columns):
+def _add_segments(partial, rows, row, dk):
+    at, dk_at, columns = rows[row, 0], rows[row, 1], rows[row, 2]
     for j in range(columns):
         total = partial[0, at + j]
-        for segment in range(1, partial.shape[0]):
+        for segment in range(1, len(partial)):
             total += partial[segment, at + j]
         dk[dk_at + j] = total
 

@@ -31,6 +31,9 @@ ROWS = 2 * TILE  # of the half panel's tile; blocks of rows are multiples of it
 
 EXACT, WHOLE, ADD = range(3)  # how `block_product` writes
 
+# For arguments of kernels: Numba compiles a second variant for a number written out in a call.
+ORIGIN, ADJACENT = 0, 1
+
 # Activations that an epilogue can apply: contract of the code that the kernels take at run time.
 LINEAR, RELU, LEAKY_RELU, ELU, SIGMOID, TANH = range(6)
 _CODES = {
@@ -104,10 +107,8 @@ def _tile_product(rows, vectors):
                     v.store(change(value, at), c, at)
 
         def rectified(value, at):
-            return v.where_negative(value, v.constant(0), value)
-
-        def leaky(value, at):
-            return v.where_negative(value, v.multiply(value, slopes), value)
+            below = builder.select(relu, v.constant(0), v.multiply(value, slopes))
+            return v.where_negative(value, below, value)
 
         def is_code(number):
             return builder.icmp_signed("==", code, v.integer(number))
@@ -115,13 +116,12 @@ def _tile_product(rows, vectors):
         with builder.if_else(builder.icmp_signed("!=", add, v.integer(0))) as (adding, writing):
             with adding:
                 finish(lambda value, at: v.add(v.load(c, at), value))
-            with writing, builder.if_else(is_code(RELU)) as (relu, other):
-                with relu:
-                    finish(rectified)
-                with other, builder.if_else(is_code(LEAKY_RELU)) as (leaky_relu, linear):
-                    with leaky_relu:
+            with writing:
+                relu, leaky = is_code(RELU), is_code(LEAKY_RELU)  # 0 * -infinity is not 0
+                with builder.if_else(builder.or_(relu, leaky)) as (rectifier, linear):
+                    with rectifier:
                         slopes = v.splat(slope)
-                        finish(leaky)
+                        finish(rectified)
                     with linear:
                         finish(lambda value, at: value)
 
@@ -235,12 +235,12 @@ def activate_row(c, c0, columns, code, parameter):
 
 @kernel
 def share(number, pieces, length):
-    """(first, last) of piece `number` of `pieces` nearly equal ones of 0..length.
-
-    The index of a prange is unsigned, and Numba makes floats of unsigned times signed.
-    """
-    number = np.int64(number)
+    """(first, last) of piece `number` of `pieces` nearly equal ones of 0..length."""
     return number * length // pieces, (number + 1) * length // pieces
+
+
+# The index of a prange is unsigned: np.int64 makes it a number like all others, or arithmetic with
+# it would give floats and kernels called with it would be compiled twice.
 
 
 @parallel_kernel
@@ -250,18 +250,10 @@ def pack_panels(b, row_starts, column_step, columns, packed_columns, packed):
     `packed` (matrices, k, packed_columns) holds them panel by panel, filled up with zeros.
     """
     matrices, k = row_starts.shape
-    for row in prange(matrices * k):
-        m = row // k
-        pack_row(
-            b,
-            row_starts[m, row - m * k],
-            column_step,
-            columns,
-            packed,
-            m * k * packed_columns,
-            row - m * k,
-            k,
-        )
+    for number in prange(matrices * k):
+        m, row = divmod(np.int64(number), k)
+        pack_row(b, row_starts[m, row], column_step, columns, packed, m * k * packed_columns, row,
+                 k)  # fmt: skip
 
 
 @kernel

@@ -258,7 +258,7 @@ def _transform_output(v, m, m0, element_step, start, channel, count, table, tabl
 
 # Columns of the integer table that describes the pictures to the kernels.
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, FILTERS, TOP, LEFT, TILES_DOWN,
- TILES_ACROSS) = range(11)  # fmt: skip
+ TILES_ACROSS, TILES) = range(12)  # fmt: skip
 
 
 @kernel
@@ -332,56 +332,55 @@ def _transform_strip(g, taps, row_step, column_step, first, count, rows, columns
         for row in range(count):
             u0 = panel * ELEMENTS * u_step + (first + row) * width + column - panel * 2 * lanes
             _transform_kernel(square, row * line, lanes, u, u0, u_step)
-        if length < lanes:
-            break
 
 
 @parallel_kernel
 def tiles_product(x, table, u, start, y, code, slope, block, zeros, outside, v, m, addresses):
     """y = activation(x * kernel + bias) from the transformed kernel u."""
-    workers = v.shape[0]
-    tiles = table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS]
-    for worker in prange(workers):
-        first, last = gemm.share(worker, workers, tiles)
-        while first < last:
-            count = min(block, last - first)
-            _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v[worker],
-                           m[worker], addresses[worker], first, count)  # fmt: skip
-            first += count
+    for worker in prange(len(v)):
+        _tiles_product(np.int64(worker), x, table, u, start, y, code, slope, block, zeros, outside,
+                       v, m, addresses)  # fmt: skip
 
 
 @kernel
-def _block_product(x, table, u, start, y, code, slope, block, zeros, outside, v, m, addresses,
-                   first, count):  # fmt: skip
+def _tiles_product(worker, x, table, u, start, y, code, slope, block, zeros, outside, vs, ms,
+                   tables):  # fmt: skip
+    """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
+    v, m, addresses = vs[worker], ms[worker], tables[worker]
     v_row = (channels + lanes - 1) // lanes * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
     u_step = panel_step(channels, lanes)
-    _input_addresses(x, zeros, table, first, count, addresses)
-    for q in range(count):
-        for c in range(0, channels, lanes):
-            _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
-    _output_addresses(y, outside, table, first, count, addresses)
     rectify = code == gemm.RELU or code == gemm.LEAKY_RELU
     group = GROUP * 2 * lanes
-    for f in range(0, filters, group):
-        columns = min(group, filters - f)
-        m_row = (columns + lanes - 1) // lanes * lanes
-        for panel in range(0, columns, 2 * lanes):
-            width = min(2 * lanes, m_row - panel)
-            u0 = (f + panel) // (2 * lanes) * ELEMENTS * u_step
-            for e in range(ELEMENTS):
-                gemm.block_product(
-                    v, e * v_step, v_row, 1, count, u, u0 + e * u_step, width, channels,
-                    m, e * m_step + panel, m_row, zeros, 0, gemm.WHOLE, gemm.LINEAR, slope, zeros,
-                )  # fmt: skip
+    first, last = gemm.share(worker, len(vs), table[TILES])
+    while first < last:
+        count = min(block, last - first)
+        _input_addresses(x, zeros, table, first, count, addresses)
         for q in range(count):
-            for j in range(0, columns, lanes):
-                _transform_output(m, q * m_row + j, m_step, start, f + j, columns - j,
-                                  addresses, q * ELEMENTS, rectify, slope)  # fmt: skip
-    if code > gemm.LEAKY_RELU:
-        _activate_tiles(y, table, first, count, code, slope)
+            for c in range(0, channels, lanes):
+                _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
+        _output_addresses(y, outside, table, first, count, addresses)
+        for f in range(0, filters, group):
+            columns = min(group, filters - f)
+            m_row = (columns + lanes - 1) // lanes * lanes
+            for panel in range(0, columns, 2 * lanes):
+                width = min(2 * lanes, m_row - panel)
+                u0 = (f + panel) // (2 * lanes) * ELEMENTS * u_step
+                for e in range(ELEMENTS):
+                    gemm.block_product(
+                        v, e * v_step, v_row, gemm.ADJACENT, count, u, u0 + e * u_step, width,
+                        channels, m, e * m_step + panel, m_row, zeros, gemm.ORIGIN, gemm.WHOLE,
+                        gemm.LINEAR, slope, zeros,
+                    )  # fmt: skip
+            for q in range(count):
+                for j in range(0, columns, lanes):
+                    _transform_output(m, q * m_row + j, m_step, start, f + j, columns - j,
+                                      addresses, q * ELEMENTS, rectify, slope)  # fmt: skip
+        if code > gemm.LEAKY_RELU:
+            _activate_tiles(y, table, first, count, code, slope)
+        first += count
 
 
 @kernel
@@ -408,54 +407,54 @@ def _activate_tiles(y, table, first, count, code, slope):
 @parallel_kernel
 def tiles_gradient(x, table, dy, dk, block, split, zeros, partial, v, m, addresses):
     """dk (3, 3, channels, filters): (segment, range of filters) apart, then sums and G^T . G."""
-    segments, pieces, workers = partial.shape[0], partial.shape[1], v.shape[0]
-    tasks = segments * pieces
-    for worker in prange(workers):
-        first, last = gemm.share(worker, workers, tasks)
-        for task in range(first, last):
-            segment, piece = divmod(task, pieces)
-            _segment_gradient(x, table, dy, segment, segments, piece * split, split, block, zeros,
-                              partial[segment, piece], v[worker], m[worker],
-                              addresses[worker])  # fmt: skip
-    channels = table[CHANNELS]
-    for row in prange(pieces * channels):
-        _finish_kernel_grad(partial, row, split, table, dk)
+    for worker in prange(len(v)):
+        _tiles_gradient(np.int64(worker), x, table, dy, block, split, zeros, partial, v, m,
+                        addresses)  # fmt: skip
+    for row in prange(partial.shape[1] * table[CHANNELS]):
+        _finish_kernel_grad(partial, np.int64(row), split, table, dk)
 
 
 @kernel
-def _segment_gradient(x, table, dy, segment, segments, f0, split, block, zeros, partial, v, m,
-                      addresses):  # fmt: skip
+def _tiles_gradient(worker, x, table, dy, block, split, zeros, partials, vs, ms, tables):
+    """One worker's share of the tasks (segment of the tiles, piece of the filters)."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
-    columns = min(split, filters - f0)
+    v, m, addresses = vs[worker], ms[worker], tables[worker]
     v_row = (channels + lanes - 1) // lanes * lanes
     v_step, _ = block_steps(block, v_row, lanes)
-    padded = (columns + lanes - 1) // lanes * lanes
-    m_step = block * padded + lanes
+    m_step = block * split + lanes
     sums_step = (channels + ROWS - 1) // ROWS * ROWS * split
-    tiles = table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS]
-    first, last = gemm.share(segment, segments, tiles)
-    mode = gemm.WHOLE
-    while first < last:
-        count = min(block, last - first)
-        _input_addresses(x, zeros, table, first, count, addresses)
-        for q in range(count):
-            for c in range(0, channels, lanes):
-                _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
-        _output_addresses(dy, zeros, table, first, count, addresses)
-        for q in range(count):
-            for j in range(0, columns, lanes):
-                panel = j // (2 * lanes) * (2 * lanes)
-                width = min(2 * lanes, padded - panel)
-                _transform_output_grad(addresses, q * ELEMENTS, f0 + j, columns - j,
-                                       m, panel * count + q * width + j - panel,
-                                       m_step)  # fmt: skip
-        for e in range(ELEMENTS):
-            gemm.block_product(v, e * v_step, 1, v_row, channels, m, e * m_step, padded, count,
-                               partial, e * sums_step, split, zeros, 0, mode, gemm.LINEAR,
-                               zeros[0], zeros)  # fmt: skip
-        mode = gemm.ADD
-        first += count
+    segments, pieces = partials.shape[:2]
+    first_task, last_task = gemm.share(worker, len(vs), segments * pieces)
+    for task in range(first_task, last_task):
+        segment, piece = divmod(task, pieces)
+        f = piece * split
+        columns = min(split, filters - f)
+        padded = (columns + lanes - 1) // lanes * lanes
+        first, last = gemm.share(segment, segments, table[TILES])
+        mode = gemm.WHOLE
+        while first < last:
+            count = min(block, last - first)
+            _input_addresses(x, zeros, table, first, count, addresses)
+            for q in range(count):
+                for c in range(0, channels, lanes):
+                    _transform_input(addresses, q * ELEMENTS, c, channels - c,
+                                     v, q * v_row + c, v_step)  # fmt: skip
+            _output_addresses(dy, zeros, table, first, count, addresses)
+            for q in range(count):
+                for j in range(0, columns, lanes):
+                    panel = j // (2 * lanes) * (2 * lanes)
+                    at = panel * count + q * min(2 * lanes, padded - panel) + j - panel
+                    _transform_output_grad(addresses, q * ELEMENTS, f + j, columns - j,
+                                           m, at, m_step)  # fmt: skip
+            for e in range(ELEMENTS):
+                gemm.block_product(
+                    v, e * v_step, gemm.ADJACENT, v_row, channels, m, e * m_step, padded, count,
+                    partials[segment, piece], e * sums_step, split, zeros, gemm.ORIGIN, mode,
+                    gemm.LINEAR, zeros[0], zeros,
+                )  # fmt: skip
+            mode = gemm.ADD
+            first += count
 
 
 @kernel
@@ -463,7 +462,7 @@ def _finish_kernel_grad(partial, row, split, table, dk):
     """Add the segments of one channel of one piece up, in order, and transform the sum."""
     lanes = simd.VECTOR_BYTES // dk.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
-    piece, channel = divmod(np.int64(row), channels)
+    piece, channel = divmod(row, channels)
     f0 = piece * split
     columns = min(split, filters - f0)
     step = (channels + ROWS - 1) // ROWS * ROWS * split
@@ -516,7 +515,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     _, _, channels, filters = shape.kernel_shape
     (top, _), (left, _) = shape.padding
     table = _table(shape.input_shape, shape.output_shape, top, left)
-    tiles = int(table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS])
+    tiles = int(table[TILES])
     segments, split = _division(tiles, channels, filters, lanes, x.itemsize)
     pieces = -(-filters // split)
     block = _block(-(-tiles // segments), channels, lanes, x.itemsize)
@@ -547,7 +546,7 @@ def _division(tiles, channels, filters, lanes, itemsize):
 def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
     lanes, channels, filters = simd.lanes(x.dtype), x_shape[3], y_shape[3]
     table = _table(x_shape, y_shape, top, left)
-    tiles = int(table[IMAGES] * table[TILES_DOWN] * table[TILES_ACROSS])
+    tiles = int(table[TILES])
     workers = min(threads.count(), -(-tiles // ROWS))
     block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
     start = np.zeros(filters + 2 * lanes, x.dtype)
@@ -584,7 +583,9 @@ def _block(tiles, channels, lanes, itemsize):
 def _table(x_shape, y_shape, top, left):
     n, h, w, c = x_shape
     _, oh, ow, f = y_shape
-    return np.array([n, h, w, c, oh, ow, f, top, left, -(-oh // OUT), -(-ow // OUT)], np.int64)
+    down, across = -(-oh // OUT), -(-ow // OUT)
+    fields = [n, h, w, c, oh, ow, f, top, left, down, across, n * down * across]
+    return np.array(fields, np.int64)
 
 
 @functools.lru_cache(maxsize=64)
