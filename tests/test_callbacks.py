@@ -20,11 +20,14 @@ from minicnn.callbacks import (
     ModelCheckpoint,
     ProgbarLogger,
     ReduceLROnPlateau,
+    SwapEMAWeights,
     TerminateOnNaN,
 )
 from minicnn.layers import BatchNormalization, Dense, Input, ReLU
 from minicnn.losses import SparseCategoricalCrossentropy
 from minicnn.models import Sequential
+from minicnn.optimizers import SGD
+from minicnn.optimizers.schedules import ExponentialDecay
 
 NAN = float("nan")
 
@@ -502,6 +505,58 @@ def test_fit_reduces_the_learning_rate(model, data):
     first = history.history["learning_rate"][0]
     assert history.history["learning_rate"] == pytest.approx([first, first, first / 2, first / 4])
     assert history.params == {"epochs": 4, "steps": 2, "verbose": 0}
+
+
+@pytest.mark.parametrize(
+    "callback", [ReduceLROnPlateau("loss"), LearningRateScheduler(lambda epoch: 0.1)]
+)
+def test_a_rate_that_follows_a_schedule_is_refused_at_the_start(model, data, callback):
+    model.compile(SGD(ExponentialDecay(0.1, 10, 0.5)), model.compiled["loss"])
+    with pytest.raises(TypeError, match="follows ExponentialDecay and cannot be set"):
+        model.fit(*data, verbose=0, callbacks=callback)
+    assert model.optimizer.iterations == 0
+
+
+def test_swap_ema_weights(model, data):
+    model.compile(SGD(0.1, use_ema=True, ema_momentum=0.9), model.compiled["loss"])
+    seen = {}
+
+    def look(when):
+        return lambda *_: seen.setdefault(when, []).append(model.get_weights()[0])
+
+    model.fit(
+        *data,
+        batch_size=8,
+        epochs=3,
+        validation_data=data,
+        verbose=0,
+        callbacks=[
+            LambdaCallback(on_epoch_begin=look("before"), on_train_batch_end=look("step")),
+            SwapEMAWeights(swap_on_epoch=True),
+            LambdaCallback(
+                on_epoch_begin=look("begin"), on_test_end=look("tested"), on_epoch_end=look("end")
+            ),
+            LambdaCallback(on_test_begin=look("test")),
+        ],
+    )
+    steps = seen["step"]
+    average = steps[0]
+    for number, weights in enumerate(steps):
+        average = 0.9 * average + 0.1 * weights if number else weights
+        if number % 8 == 7:
+            epoch = number // 8
+            np.testing.assert_allclose(seen["test"][epoch], average, rtol=1e-5)
+            np.testing.assert_array_equal(seen["tested"][epoch], weights)
+            np.testing.assert_array_equal(seen["end"][epoch], seen["test"][epoch])
+            if epoch:
+                np.testing.assert_array_equal(seen["begin"][epoch], steps[8 * epoch - 1])
+    np.testing.assert_array_equal(model.get_weights()[0], seen["end"][-1])
+    assert not np.allclose(average, steps[-1], rtol=1e-3)
+
+
+def test_swap_ema_weights_needs_averages(model, data):
+    with pytest.raises(ValueError, match="use_ema=True"):
+        model.evaluate(*data, verbose=0, callbacks=[SwapEMAWeights()])
 
 
 def test_fit_warns_once_at_the_line_that_called_it(model, data):

@@ -165,3 +165,12 @@ def test_an_output_that_knows_only_ascii(chain, monkeypatch):
 
 def test_names_are_no_markup():
     assert rows(Sequential([Dense(1, name="[red]x[/red]")]))[1][0] == "[red]x[/red] (Dense)"
+
+
+def test_the_optimizer_counts_once_it_is_built(chain):
+    chain.compile("adam", "mse")
+    assert "Optimizer" not in text(chain)
+    chain.optimizer.build(chain.trainable_weights)
+    slots = 2 * 145_120 + 2  # two moments for every trained number, step and rate
+    assert f" Optimizer params: {slots:,} (1.11 MB)" in text(chain)
+    assert f" Total params: {145_128 + slots:,} (1.66 MB)" in text(chain)

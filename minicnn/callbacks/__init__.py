@@ -6,6 +6,7 @@ from minicnn.callbacks.control import (
     EarlyStopping,
     LearningRateScheduler,
     ReduceLROnPlateau,
+    SwapEMAWeights,
     TerminateOnNaN,
 )
 from minicnn.callbacks.display import ProgbarLogger
@@ -22,5 +23,6 @@ __all__ = [
     "ModelCheckpoint",
     "ProgbarLogger",
     "ReduceLROnPlateau",
+    "SwapEMAWeights",
     "TerminateOnNaN",
 ]

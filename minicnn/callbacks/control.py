@@ -1,4 +1,4 @@
-"""Callbacks that steer training: when it ends, and the learning rate."""
+"""Callbacks that steer training: when it ends, the learning rate, averaged weights."""
 
 import inspect
 import math
@@ -111,6 +111,8 @@ class ReduceLROnPlateau(MonitorCallback):
         self.best, self.wait, self.cooldown_counter = None, 0, 0
 
     def on_train_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        optimizer.learning_rate = float(optimizer.learning_rate)  # a schedule refuses now, not late
         self._restart()
 
     def in_cooldown(self):
@@ -202,3 +204,58 @@ class TerminateOnNaN(Callback):
             raise RuntimeError(f"the loss is {loss} at batch {batch}: training was ended")
         print(f"Batch {batch}: the loss is {loss}, terminating training")
         self.model.stop_training = True
+
+
+class SwapEMAWeights(Callback):
+    """Evaluate, validate and predict with the averages of an optimizer that has use_ema=True.
+
+    The weights of training come back afterwards. swap_on_epoch: the averages are in place at every
+    epoch's end, too, for callbacks that come later, such as ModelCheckpoint. As in Keras.
+    """
+
+    def __init__(self, swap_on_epoch=False):
+        self.swap_on_epoch = swap_on_epoch
+        self._kept = None  # the weights of training while the averages are in place
+
+    def _put_averages(self):
+        optimizer = self.model.optimizer
+        if not getattr(optimizer, "use_ema", False):
+            raise ValueError("SwapEMAWeights needs an optimizer with use_ema=True")
+        if self._kept is not None or not optimizer.iterations:
+            return
+        trained = [parameter for parameter in optimizer.parameters if parameter.trainable]
+        self._kept = [(parameter, parameter.numpy()) for parameter in trained]
+        for parameter in trained:
+            averages = optimizer.slots[parameter.owner]["average"]
+            place = parameter.owner.places[parameter]
+            parameter.assign(averages[place].reshape(parameter.shape))
+
+    def _put_back(self):
+        for parameter, value in self._kept or ():
+            parameter.assign(value)
+        self._kept = None
+
+    def on_train_begin(self, logs=None):
+        self._kept = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._put_back()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.swap_on_epoch:
+            self._put_averages()
+
+    def on_train_end(self, logs=None):
+        self._kept = None  # the optimizer itself ends training with the averages in place
+
+    def on_test_begin(self, logs=None):
+        self._put_averages()
+
+    def on_test_end(self, logs=None):
+        self._put_back()
+
+    def on_predict_begin(self, logs=None):
+        self._put_averages()
+
+    def on_predict_end(self, logs=None):
+        self._put_back()

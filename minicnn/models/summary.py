@@ -79,10 +79,9 @@ def _print(model, console, line_length, expand_nested, show_trainable, layer_ran
 def _totals(model):
     """What is counted below the table, and the arrays of each."""
     trained, fixed = model.trainable_weights, model.non_trainable_weights
-    optimizer = getattr(model, "optimizer", None)
-    slots = []
-    if optimizer is not None and getattr(optimizer, "built", False):
-        slots = [array for _, array in optimizer.state()]
+    optimizer = model.optimizer
+    built = optimizer is not None and optimizer.parameters
+    slots = [array for _, array in optimizer.state()] if built else []
     totals = [
         ("Total", [*trained, *fixed, *slots]),
         ("Trainable", trained),
