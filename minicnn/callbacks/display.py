@@ -119,13 +119,15 @@ class ProgbarLogger(Callback):
             self._live.stop()
             self._live = None
 
+    def _pace(self):
+        """Seconds per step, without the first one as soon as there are more."""
+        if self.seen < 2:
+            return self._last - self._start
+        return (self._last - self._first) / (self.seen - 1)
+
     def _rate(self):
-        """Time per step as a list of one text, empty before the first step."""
-        if self.seen == 0:
-            return []
-        if self.seen == 1:
-            return [_per_step(self._last - self._start)]
-        return [_per_step((self._last - self._first) / (self.seen - 1))]
+        """The pace as a list of one text, empty before the first step."""
+        return [_per_step(self._pace())] if self.seen else []
 
     # -- the live line ----------------------------------------------------------------------------
 
@@ -168,8 +170,7 @@ class ProgbarLogger(Callback):
 
         left = []
         if self.target and 1 < self.seen < self.target:
-            pace = (self._last - self._first) / (self.seen - 1)
-            left = [f"ETA {_clock(pace * (self.target - self.seen))}"]
+            left = [f"ETA {_clock(self._pace() * (self.target - self.seen))}"]
         count = f"{self.seen}/{self.target}" if self.target else f"{self.seen} steps"
         notes = [note] if note else []
         tail = " ".join([count, *left, *self._rate(), *_values(self._logs), *notes])
