@@ -46,12 +46,20 @@ def multiply_add_run(v, sums, sums0, x, x0, y, y0, count):
 
 
 def _reach(pixels):
-    """Table (pixels, 5) from one list of (tap, pixel of the other side) for each pixel."""
-    steps = next(
-        ((b[0] - a[0], b[1] - a[1]) for a, b, *_ in (p for p in pixels if len(p) > 1)), (1, 0)
-    )
-    rows = [(*p[0][:1], len(p), p[0][1], *steps) if p else (0, 0, 0, *steps) for p in pixels]
-    return np.array(rows, np.int64)
+    """Table (pixels, 5) from a list of (tap, pixel of the other side) for each pixel.
+
+    Such a list is an arithmetic progression, and its steps are the same at all pixels.
+    """
+    steps = (1, 0)
+    for meetings in pixels:
+        if len(meetings) > 1:
+            (tap, other), (next_tap, next_other) = meetings[:2]
+            steps = next_tap - tap, next_other - other
+    table = np.zeros((len(pixels), 5), np.int64)
+    for row, meetings in zip(table, pixels, strict=True):
+        if meetings:
+            row[:] = meetings[0][0], len(meetings), meetings[0][1], *steps
+    return table
 
 
 @functools.lru_cache(maxsize=256)

@@ -444,8 +444,8 @@ def _patch_product(worker, x, table, runs, parts, packed, start, y, code, slope,
         else:
             c, c0, c_row = scratch[(block + ROWS) * depth + lanes :], 0, columns
         gemm.block_product(
-            a, a0, a_row, gemm.ADJACENT, rows, packed, parts[part, PACKED_AT], columns, depth, c, c0, c_row,
-            start, column, gemm.EXACT, code, slope, spare,
+            a, a0, a_row, gemm.ADJACENT, rows, packed, parts[part, PACKED_AT], columns, depth,
+            c, c0, c_row, start, column, gemm.EXACT, code, slope, spare,
         )  # fmt: skip
         if not contiguous:
             _scatter(c, rows, columns, y, table, first, column)

@@ -23,7 +23,11 @@ with the whole tile in registers; rows for the points +-p share their even and o
 that a line of six takes 12 instructions. Pixels are reached through a table of addresses per
 tile, in which pixels outside the picture are a row of zeros (reading) or a place nobody looks at
 (writing): any picture size and padding run the same code. The sum for dg is cut into segments
-whose number depends on the shapes only, so any number of threads gives the same bits.
+whose number depends on the shapes only, so any number of threads gives the same bits. Measured
+(two cores of a Xeon with AVX-512, 64 pictures 16 x 16, 64 channels to 64): 1.5 ms where direct
+convolution takes 4.0; gradient of the kernel 2.1 ms against 4.5.
+
+A NaN or infinity reaches all outputs of the tiles that see it, not only those that see the pixel.
 """
 
 import functools
@@ -523,7 +527,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     sums = ELEMENTS * (-(-channels // ROWS) * ROWS) * split
     partial = arena.empty((segments, pieces, sums), x.dtype)
     v_row = -(-channels // lanes) * lanes
-    v_step, _ = block_steps.py_func(block, v_row, lanes)
+    v_step, _ = block_steps(block, v_row, lanes)
     m_step = block * split + lanes
     tiles_gradient(
         x, table, dy, dk, block, split, _zeros(max(channels, filters) + 2 * lanes, x.dtype),
@@ -554,7 +558,7 @@ def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
         start[:filters] = bias
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
-    v_step, m_step = block_steps.py_func(block, v_row, lanes)
+    v_step, m_step = block_steps(block, v_row, lanes)
     tiles_product(
         x, table, u, start, y, code, slope, block, _zeros(channels + 2 * lanes, x.dtype),
         np.empty(filters + lanes, x.dtype),
@@ -567,7 +571,7 @@ def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
 def _transformed_kernel(kernel, taps, row_step, column_step, rows, columns):
     lanes = simd.lanes(kernel.dtype)
     panels = -(-columns // (2 * lanes))
-    u = arena.empty((panels * ELEMENTS * panel_step.py_func(rows, lanes),), kernel.dtype)
+    u = arena.empty((panels * ELEMENTS * panel_step(rows, lanes),), kernel.dtype)
     transform_kernel(kernel, taps, row_step, column_step, rows, columns, u)
     return u
 
