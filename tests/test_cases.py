@@ -18,7 +18,7 @@ def all_cases():
             yield pytest.param(cls, arguments, shape, id=f"{cls.__name__}-{i}")
 
 
-each_case = pytest.mark.parametrize(("cls", "arguments", "shape"), all_cases())
+each_case = pytest.mark.parametrize(("cls", "arguments", "shape"), list(all_cases()))
 
 
 def make(cls, arguments, **more):
