@@ -1,4 +1,4 @@
-"""Constraints map a weight to the nearest allowed one after each update: constraint(w) -> new array.
+"""Constraints move a weight back to what is allowed after each update: constraint(w) -> array.
 
 `axis` holds the axes over which a norm is taken: 0 for a Dense kernel (one norm per unit),
 [0, 1, 2] for an HWIO kernel (one norm per filter).
