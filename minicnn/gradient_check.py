@@ -181,15 +181,10 @@ class _Check:
 @contextlib.contextmanager
 def _double_precision(layer):
     """All weights of a layer and its parts as float64; afterwards the old arrays again."""
-    layers, waiting = [], [layer]
-    while waiting:
-        one = waiting.pop()
-        layers.append(one)
-        waiting.extend(one.sublayers)
-    types = [(one, one.dtype) for one in layers]
+    types = [(one, one.dtype) for one in layer.parts()]
     arrays = [(p, p.value, p.grad) for p in layer.weights]
     try:
-        for one in layers:
+        for one, _ in types:
             one.dtype = "float64"
         for parameter, value, _ in arrays:
             parameter.value = value.astype(np.float64)

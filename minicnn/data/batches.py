@@ -20,7 +20,7 @@ class PyDataset:
         self.max_queue_size = max_queue_size
 
     def __len__(self):
-        raise NotImplementedError(f"{type(self).__name__} defines no __len__: the number of batches")
+        raise NotImplementedError(f"{type(self).__name__} defines no __len__ (number of batches)")
 
     def __getitem__(self, index):
         raise NotImplementedError(f"{type(self).__name__} defines no __getitem__(index)")
@@ -85,7 +85,12 @@ def sample_count(x, y=None, sample_weight=None):
             counts.setdefault(len(array), what)
     if len(counts) > 1:
         told = " and ".join(f"{what} has {count}" for count, what in counts.items())
-        raise ValueError(f"the arrays differ in their number of samples: {told}")
+        several = isinstance(x, list) and len(x) > 1
+        raise ValueError(
+            f"the arrays differ in their number of samples: {told}"
+            + several * f"; a list of {len(x)} arrays means {len(x)} inputs: np.stack(x) makes "
+            "one array of samples of them"
+        )
     (count,) = counts
     if count == 0:
         raise ValueError("x holds no samples")
@@ -138,6 +143,10 @@ class IndexedBatches:
     def __len__(self):
         return len(self.source)
 
+    def first(self):
+        """The first batch, to build a model by."""
+        return unpack(self.source[0])
+
     def __iter__(self):
         order = range(len(self.source))
         if self.generator is not None:
@@ -161,6 +170,15 @@ class IteratedBatches:
         if hasattr(self.source, "__len__"):
             return len(self.source)
         raise TypeError("a generator has no length")
+
+    def first(self):
+        """The first batch, to build a model by; a generator yields it again."""
+        batch = next(iter(self.source), None)
+        if batch is None:
+            raise ValueError("the data source yielded no batch")
+        if self.once:
+            self.source = itertools.chain([batch], self.source)
+        return unpack(batch)
 
     def __iter__(self):
         for batch in self.source:
@@ -191,8 +209,8 @@ class Epochs:
     def __init__(self, batches, steps=None, what="steps_per_epoch"):
         self.batches, self.what = batches, what
         self.steps = None if steps is None else positive(what, steps)
-        self.running = None
-        self.exhausted = False
+        self.running = None  # the iterator that an epoch of `steps` batches left unfinished
+        self.started = self.exhausted = False
 
     @property
     def length(self):
@@ -206,22 +224,30 @@ class Epochs:
 
     def epoch(self):
         """The batches of the next epoch."""
-        if self.steps is None:
-            number = -1
-            for number, batch in enumerate(self.batches):
-                yield batch
-            if number < 0 and not self.exhausted:
-                raise ValueError(
-                    "the data source yielded no batch"
-                    + (
-                        ": a generator runs only once; give steps_per_epoch and let it loop for ever"
-                        if getattr(self.batches, "once", False)
-                        else ""
-                    )
-                )
-        else:
-            yield from self._some(self.steps)
+        done = 0
+        for batch in self.batches if self.steps is None else self._some(self.steps):
+            done += 1
+            yield batch
+        if not done:
+            self._ended_without_batch()
+        self.started = True
         self.batches.on_epoch_end()
+
+    def _ended_without_batch(self):
+        if not self.started:
+            raise ValueError("the data source yielded no batch")
+        if not self.exhausted:
+            self.exhausted = True
+            warnings.warn(
+                "the generator has ended: it runs only once, so nothing is left for another epoch; "
+                f"give {self.what} and let it loop for ever",
+                stacklevel=4,
+            )
+
+    def restart(self):
+        """Let the next epoch begin at the first batch, where that is possible."""
+        if not getattr(self.batches, "once", False):
+            self.running = None
 
     def _some(self, steps):
         """`steps` batches that continue where the last epoch stopped; start again at the end."""
@@ -237,6 +263,8 @@ class Epochs:
                 return
             self.running = None
             if getattr(self.batches, "once", False) or done == before:
+                if not done:
+                    return
                 warnings.warn(
                     f"the generator ended after {done} of {steps} batches ({self.what}); training "
                     "stops here: let it loop for ever, or lower the number",
@@ -248,7 +276,7 @@ class Epochs:
 
 def make_batches(x, y=None, sample_weight=None, batch_size=None, shuffle=False, seed=None):
     """The right kind of batches for what the user gave."""
-    if _is_data(x):
+    if is_data(x):
         return ArrayBatches(
             as_arrays(x),
             as_arrays(y),
@@ -271,7 +299,8 @@ def make_batches(x, y=None, sample_weight=None, batch_size=None, shuffle=False, 
     raise TypeError(f"x is an array, a list, a generator or a Sequence, not {type(x).__name__}")
 
 
-def _is_data(x):
+def is_data(x):
+    """Whether x is an array or a structure of arrays, not a source of batches."""
     if isinstance(x, dict | list | tuple | np.ndarray):
         return True
     return hasattr(x, "__array__") and not hasattr(x, "on_epoch_end")

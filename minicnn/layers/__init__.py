@@ -1,5 +1,6 @@
 """The layers, a file per family: the list of files is the list of ideas."""
 
+from minicnn.configurable import serialize
 from minicnn.layers.activation import Activation, LeakyReLU, ReLU, Softmax
 from minicnn.layers.base import Layer, table
 from minicnn.layers.convolution import Conv2D, Convolution2D
@@ -21,7 +22,6 @@ from minicnn.layers.pooling import (
 )
 from minicnn.layers.regularization import Dropout, SpatialDropout2D
 from minicnn.layers.reshaping import Flatten, Rescaling, Reshape, UpSampling2D, ZeroPadding2D
-from minicnn.configurable import serialize
 
 deserialize = table.build
 

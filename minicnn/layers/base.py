@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from minicnn import config, initializers, randomness, regularizers
+from minicnn import config, randomness, regularizers
 from minicnn.configurable import (
     Configurable,
     Table,
@@ -75,8 +75,10 @@ class Layer(Configurable):
         if input_dim is not None and input_shape is None:
             input_shape = (input_dim,)
         if batch_input_shape is None and input_shape is not None:
-            batch_input_shape = (None, *_as_shape(input_shape))
-        self.batch_input_shape = batch_input_shape and tuple(batch_input_shape)
+            batch_input_shape = (None, *self.as_shape("input_shape", input_shape))
+        if batch_input_shape is not None:
+            batch_input_shape = self.as_shape("batch_input_shape", batch_input_shape)
+        self.batch_input_shape = batch_input_shape
         self.input_dim, self.weights_argument = input_dim, weights
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.built = False
@@ -114,10 +116,15 @@ class Layer(Configurable):
     def add_weight(
         self, name, shape, initializer, trainable=True, regularizer=None, constraint=None
     ):
-        """Make a trainable Parameter of this layer."""
+        """Make a Parameter of this layer; one that is not trainable counts as state."""
         value = np.asarray(initializer(tuple(shape), dtype=self.dtype), self.dtype)
         parameter = Parameter(
-            value, f"{self.name}/{name}", trainable and self._trainable, regularizer, constraint
+            value,
+            f"{self.name}/{name}",
+            trainable and self._trainable,
+            regularizer,
+            constraint,
+            state=not trainable,
         )
         self.own_parameters.append(parameter)
         return parameter
@@ -233,6 +240,16 @@ class Layer(Configurable):
                 self.set_weights(self.weights_argument)
                 self.weights_argument = None
 
+    def unbuild(self):
+        """Forget own weights and places: the layer was built for a shape that proved wrong."""
+        self.built, self.own_parameters, self.nodes = False, [], []
+
+    def parts(self):
+        """This layer, its sublayers, their sublayers ..."""
+        yield self
+        for layer in self.sublayers:
+            yield from layer.parts()
+
     def check_input_shape(self, shape):
         """One clear error for an input of the wrong rank."""
         if self.rank is None or len(shape) == self.rank:
@@ -270,19 +287,17 @@ class Layer(Configurable):
     @property
     def input_shape(self):
         """Shape of `input`, batch first (None); a list if there are several."""
-        tensors = self.input
-        return [t.shape for t in tensors] if isinstance(tensors, list) else tensors.shape
+        return _shapes(self.input)
 
     @property
     def output_shape(self):
-        """Shape of `output`, batch first (None)."""
-        tensors = self.output
-        return [t.shape for t in tensors] if isinstance(tensors, list) else tensors.shape
+        """Shape of `output`, batch first (None); a list or dict if there are several."""
+        return _shapes(self.output)
 
     # -- config and messages ----------------------------------------------------------------------
 
     def get_config(self):
-        """The constructor's arguments; where the layer stands (input_shape, ...) is not among them."""
+        """The constructor's arguments, without those on where it stands (input_shape, ...)."""
         places = {"input_shape", "batch_input_shape", "input_dim", "weights"}
         names = [n for n in constructor_arguments(type(self)) if n not in places]
         if self.activity_regularizer is None:
@@ -293,14 +308,22 @@ class Layer(Configurable):
     def __repr__(self):
         return f"<{type(self).__name__} name={self.name} built={self.built}>"
 
+    def as_shape(self, what, shape):
+        """A shape argument as a tuple of positive integers and None."""
+        sizes = (shape,) if isinstance(shape, int | np.integer) else shape
+        if not isinstance(sizes, tuple | list) or any(
+            size is not None and (not isinstance(size, int | np.integer) or size < 1)
+            for size in sizes
+        ):
+            self.fail(f"takes positive integers or None as {what}, not {shape!r}")
+        return tuple(None if size is None else int(size) for size in sizes)
+
     def fail(self, message):
         """ValueError that names this layer."""
         raise ValueError(f"{type(self).__name__} '{self.name}' {message}")
 
 
-def _as_shape(shape):
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    for size in shape:
-        if size is not None and (not isinstance(size, int | np.integer) or size < 1):
-            raise ValueError(f"a shape holds positive integers or None, not {shape}")
-    return tuple(None if size is None else int(size) for size in shape)
+def _shapes(tensors):
+    if isinstance(tensors, dict):
+        return {name: tensor.shape for name, tensor in tensors.items()}
+    return [tensor.shape for tensor in tensors] if isinstance(tensors, list) else tensors.shape

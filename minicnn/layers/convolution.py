@@ -1,4 +1,4 @@
-"""Conv2D: y[n, i, j, f] = activation(sum_abc x[n, i s + a d, j s + b d, c] k[a, b, c, f] + bias[f])."""
+"""Conv2D: y[n, i, j, f] = activation(b[f] + sum_abc x[n, i s + a d, j s + b d, c] k[a, b, c, f])"""
 
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments

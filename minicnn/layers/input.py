@@ -1,7 +1,7 @@
 """Input: where a graph begins."""
 
 from minicnn.graph import Node, SymbolicTensor
-from minicnn.layers.base import Layer, _as_shape, table
+from minicnn.layers.base import Layer, table
 
 
 @table.register()
@@ -34,10 +34,10 @@ class InputLayer(Layer):
         if batch_shape is None:
             if shape is None:
                 self.fail("needs shape=, without the batch axis, e.g. shape=(32, 32, 3)")
-            batch_shape = (batch_size, *_as_shape(shape))
+            batch_shape = (batch_size, *self.as_shape("shape", shape))
         elif shape is not None:
             self.fail("takes shape or batch_shape, not both")
-        self.batch_shape = tuple(batch_shape)
+        self.batch_shape = self.as_shape("batch_shape", batch_shape)
         self.sparse, self.ragged, self.optional = False, False, False
         self.built = True
         node = Node(self, [], [self.batch_shape], dtypes=[pixels or self.dtype])

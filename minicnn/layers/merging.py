@@ -6,6 +6,18 @@ from minicnn import ops
 from minicnn.layers.base import Layer, table
 
 
+def _agree(one, other):
+    """Whether two shapes may be the same; None is any size."""
+    return len(one) == len(other) and all(
+        a is None or b is None or a == b for a, b in zip(one, other, strict=True)
+    )
+
+
+def _known(sizes):
+    """The size that some input knows, else None."""
+    return next((size for size in sizes if size is not None), None)
+
+
 class _Merging(Layer):
     takes_lists = True
 
@@ -20,11 +32,11 @@ class Add(_Merging):
 
     def check_input_shape(self, shape):
         super().check_input_shape(shape)
-        if any(tuple(other[1:]) != tuple(shape[0][1:]) for other in shape[1:]):
+        if not all(_agree(other[1:], shape[0][1:]) for other in shape[1:]):
             self.fail(f"adds inputs of equal shape, got {shape}")
 
     def compute_output_shape(self, input_shape):
-        return input_shape[0]
+        return tuple(map(_known, zip(*input_shape, strict=True)))
 
     def forward(self, x, context):
         return ops.add(x), len(x)
@@ -47,11 +59,11 @@ class Concatenate(_Merging):
         if self.axis in (0, -rank) or not -rank <= self.axis < rank:
             self.fail(f"joins along an axis other than the batch, not axis {self.axis} of {shape}")
         rest = [[s for i, s in enumerate(one) if i != self.axis % rank] for one in shape]
-        if any(len(one) != rank for one in shape) or any(one != rest[0] for one in rest[1:]):
+        if not all(_agree(one, rest[0]) for one in rest):
             self.fail(f"joins inputs that agree on all axes but {self.axis}, got {shape}")
 
     def compute_output_shape(self, input_shape):
-        shape = list(input_shape[0])
+        shape = list(map(_known, zip(*input_shape, strict=True)))
         sizes = [one[self.axis] for one in input_shape]
         shape[self.axis] = None if None in sizes else sum(sizes)
         return tuple(shape)

@@ -64,7 +64,7 @@ class Reshape(Layer):
 
 @table.register()
 class ZeroPadding2D(Layer):
-    """A border of zeros; padding: one number, (rows, columns), or ((top, bottom), (left, right))."""
+    """A border of zeros; padding: n, (rows, columns), or ((top, bottom), (left, right))."""
 
     rank = 4
 

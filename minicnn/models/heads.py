@@ -30,12 +30,12 @@ class Head:
         """Refuse targets that do not fit this output."""
         if y is None:
             raise ValueError(f"output {self.name!r} has a loss but no targets: give y")
-        if y.dtype.kind == "f" and not finite(y):
+        if self.loss is not None:
+            self.loss.check(y, self.shape, self.name)
+        if y.dtype.kind == "f" and not finite(y):  # metrics without a loss, losses of the user's
             raise ValueError(
                 f"y of output {self.name!r} holds NaN or infinity; find it with np.isnan(y)"
             )
-        if self.loss is not None:
-            self.loss.check(y, self.shape, self.name)
 
     def prediction(self, output):
         """What the model predicts: `output`, or the activation of it where it is logits."""

@@ -1,4 +1,4 @@
-"""Model: a graph of layers, walked forward and then backward. Sequential: the graph is one chain."""
+"""Model: a graph of layers, walked forward and then backward. Sequential: one chain of them."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from minicnn.models.training import Trainer
 
 @dataclass(slots=True)
 class _Step:
-    """One node as the walk needs it: which slots it reads and fills, which values it is last to read."""
+    """One node as the walk needs it: slots it reads and fills, values that it is last to read."""
 
     layer: Layer
     inputs: list
@@ -90,6 +90,11 @@ class Graph:
         return self._plans[key]
 
 
+def _is_single(value):
+    """Whether a model has one input (output), given bare or, as in many scripts, as a list."""
+    return not isinstance(value, dict) and (not isinstance(value, list | tuple) or len(value) == 1)
+
+
 def _tensors(value, what):
     """One symbolic tensor, or a list, tuple or dict of them, as a list."""
     if isinstance(value, dict):
@@ -113,13 +118,15 @@ class Model(Trainer, Layer):
     """
 
     takes_lists = True
+    input_keys = output_keys = None  # names that a dict of inputs or outputs was given with
 
     def __init__(self, inputs=None, outputs=None, name: str | None = None, **base):
         super().__init__(name=name, **base)
         if inputs is None or outputs is None:
             self.fail("needs inputs= and outputs=, or use Sequential([...])")
-        self._single = not isinstance(inputs, list | tuple | dict)
-        self._single_output = not isinstance(outputs, list | tuple | dict)
+        self._single, self._single_output = _is_single(inputs), _is_single(outputs)
+        self.input_keys = list(inputs) if isinstance(inputs, dict) else None
+        self.output_keys = list(outputs) if isinstance(outputs, dict) else None
         self._set_graph(_tensors(inputs, "inputs"), _tensors(outputs, "outputs"))
 
     def _set_graph(self, inputs, outputs):
@@ -171,8 +178,11 @@ class Model(Trainer, Layer):
         outputs = [values[slot] for slot in plan.output_slots]
         return outputs[0] if self._single_output else outputs, saved
 
-    def backward(self, dy, saved, needs_dx):
-        """Walk the nodes in reverse; each one's `saved` is dropped as soon as it was used."""
+    def backward(self, dy, saved, needs_dx, watch=None):
+        """Walk the nodes in reverse; each one's `saved` is dropped as soon as it was used.
+
+        watch(layer, dx) is called after every layer.
+        """
         plan = self._graph()
         gradients = [None] * plan.slot_count
         for slot, one in zip(plan.output_slots, [dy] if self._single_output else dy, strict=True):
@@ -189,6 +199,8 @@ class Model(Trainer, Layer):
             if above is None or all(one is None for one in dy):
                 continue
             dx = step.layer.backward(dy if len(dy) > 1 else dy[0], kept, above)
+            if watch is not None:
+                watch(step.layer, dx)
             del dy, kept
             if above:
                 for slot, one in zip(step.inputs, dx if step.many else [dx], strict=True):
@@ -213,9 +225,11 @@ class Model(Trainer, Layer):
             shapes[slot] = tuple(shape)
         for step in plan.steps:
             inputs = [shapes[slot] for slot in step.inputs]
-            made = step.layer.compute_output_shape(inputs if step.many else inputs[0])
+            inputs = inputs if step.many else inputs[0]
+            step.layer.check_input_shape(inputs)
+            made = step.layer.compute_output_shape(inputs)
             for slot, shape in zip(
-                step.outputs, made if len(step.outputs) > 1 else [made], strict=True
+                step.outputs, made if isinstance(made, list) else [made], strict=True
             ):
                 shapes[slot] = shape
         outputs = [shapes[slot] for slot in plan.output_slots]
@@ -239,10 +253,12 @@ class Model(Trainer, Layer):
                 f"expects inputs of shape {expected} (the batch first) at {tensor.name!r}, got "
                 f"{tuple(one)}{_shape_advice(one, expected)}"
             )
+        if any(None in tensor.shape[1:] for tensor in self.graph.inputs):
+            self.compute_output_shape(shape)  # sizes that were unknown when the graph was made
 
     def _call_symbolic(self, inputs, training):
         if isinstance(inputs, dict):
-            inputs = [inputs[tensor.name] for tensor in self._graph().inputs]
+            inputs = self._in_order(inputs)
         many = isinstance(inputs, list | tuple)
         if many and self._single and len(inputs) == 1:
             inputs, many = inputs[0], False
@@ -257,25 +273,44 @@ class Model(Trainer, Layer):
             training,
         )
         self.nodes.append(node)
-        return node.outputs[0] if self._single_output else node.outputs
+        return self._structured(node.outputs)
 
-    def cast_inputs(self, x):
-        """Arrays in the order of `inputs` (dicts by input name), cast, checked; builds if need be."""
+    def check_inputs(self, x):
+        """Array or list of arrays in the order of `inputs`, shapes checked; builds if need be."""
         if isinstance(x, dict):
-            x = self._in_order(x, [tensor.name for tensor in self._graph().inputs], "input")
+            x = self._in_order(x)
         if isinstance(x, list | tuple) and not self._single:
-            arrays = [np.asarray(one) for one in x]
-            self.ensure_built([one.shape for one in arrays])
-            return [self.cast(one) for one in arrays]
+            x = [np.asarray(one) for one in x]
+            self.ensure_built([one.shape for one in x])
+            return x
+        if isinstance(x, list | tuple) and len(x) == 1 and self._is_whole_input(x[0]):
+            (x,) = x
         x = np.asarray(x)
         self.ensure_built(x.shape)
-        return self.cast(x)
+        return x
 
-    def _in_order(self, named, names, what):
-        missing = [name for name in names if name not in named]
-        if missing:
-            self.fail(f"needs {what}s {names}, got {sorted(named)}")
-        return [named[name] for name in names]
+    def cast_inputs(self, x):
+        """`check_inputs`, and the arrays as this model's type."""
+        x = self.check_inputs(x)
+        return [self.cast(one) for one in x] if isinstance(x, list) else self.cast(x)
+
+    def _in_order(self, named):
+        """The values of a dict of inputs as the model takes them."""
+        names = self.input_keys or self.input_names
+        if any(name not in named for name in names):
+            self.fail(f"needs inputs {names}, got {sorted(named)}")
+        return named[names[0]] if self._single else [named[name] for name in names]
+
+    def _is_whole_input(self, array):
+        """Whether [array] is a list with the model's one input, not a batch of one sample."""
+        rank = 2 if self.graph is None else len(self.graph.inputs[0].shape)
+        return getattr(array, "ndim", 0) >= rank
+
+    def _structured(self, outputs):
+        """A list with all outputs as the user sees them: one of them, a list, or a dict."""
+        if self.output_keys is not None:
+            return dict(zip(self.output_keys, outputs, strict=True))
+        return outputs[0] if self._single_output else outputs
 
     @property
     def accepts_integers(self):
@@ -288,8 +323,12 @@ class Model(Trainer, Layer):
 
     def _call_eager(self, inputs, training):
         context = Context(training=training, seed=randomness.next_seed() if training else 0)
+        return self._structured(self._run(inputs, context))
+
+    def _run(self, inputs, context):
+        """Outputs for arrays, as a list of copies."""
         y, _ = self.forward(self.cast_inputs(inputs), context)
-        return [np.array(one) for one in y] if isinstance(y, list) else np.array(y)
+        return [np.array(one) for one in ([y] if self._single_output else y)]
 
     @property
     def final_activation(self):
@@ -298,8 +337,11 @@ class Model(Trainer, Layer):
     def output_activation(self, number):
         """Activation that output `number` ends with, if nothing else reads that output."""
         for step in self._graph().steps:
-            if number in step.output_numbers.values() and step.layer.activity_regularizer is None:
-                return step.layer.final_activation
+            for position, output in step.output_numbers.items():
+                if output == number and step.layer.activity_regularizer is None:
+                    if isinstance(step.layer, Model):
+                        return step.layer.output_activation(position)
+                    return step.layer.final_activation
         return None
 
     # -- what it is made of -----------------------------------------------------------------------
@@ -318,7 +360,7 @@ class Model(Trainer, Layer):
 
     @sublayers.setter
     def sublayers(self, value):
-        pass  # Layer's constructor starts with an empty list; a model's parts are its graph's layers
+        pass  # Layer's constructor sets an empty list; a model's parts are its graph's layers
 
     @property
     def inputs(self):
@@ -334,11 +376,16 @@ class Model(Trainer, Layer):
 
     @property
     def output(self):
-        return self.outputs[0] if self._single_output else self.outputs
+        return self._structured(self.outputs)
 
     @property
     def output_names(self):
-        """Names of the outputs: those of the layers that make them, made distinct by a number."""
+        """Names of the outputs: of the dict they were given as, else of the layers that make them.
+
+        Equal names are made distinct by a number.
+        """
+        if self.output_keys is not None:
+            return self.output_keys
         names = [tensor.node.layer.name for tensor in self.outputs]
         return [
             name if names.count(name) == 1 else f"{name}_{names[:i].count(name)}"
@@ -402,8 +449,9 @@ class Model(Trainer, Layer):
     def get_config(self):
         """Layers, which outputs each of their calls reads, and the ends of the graph."""
         calls, place = {layer: [] for layer in self.layers}, {}
-        for tensor in self.inputs:
-            place[id(tensor)] = [tensor.node.layer.name, 0, tensor.index]
+        begins = [self._input_layer(tensor) for tensor in self.inputs]
+        for tensor, layer in zip(self.inputs, begins, strict=True):
+            place[id(tensor)] = [layer.name, 0, 0]
         order, _ = graph.topological(self.outputs, self.inputs)
         for node in order:
             for tensor in node.outputs:
@@ -419,13 +467,23 @@ class Model(Trainer, Layer):
             "name": self.name,
             "trainable": self.trainable,
             "layers": [
-                {**serialize(layer), "name": layer.name, "calls": calls[layer]}
-                for layer in self.layers
+                {**serialize(layer), "name": layer.name, "calls": calls.get(layer, [])}
+                for layer in dict.fromkeys([*begins, *self.layers])
             ],
             "inputs": [place[id(tensor)] for tensor in self.inputs],
             "outputs": [place[id(tensor)] for tensor in self.outputs],
             "single": [self._single, self._single_output],
+            "keys": [self.input_keys, self.output_keys],
         }
+
+    def _input_layer(self, tensor):
+        """The InputLayer of an input; a new one where a model begins at a tensor inside another."""
+        if isinstance(tensor.node.layer, InputLayer):
+            return tensor.node.layer
+        name = tensor.name
+        while any(layer.name == name for layer in self.graph.layers):
+            name += "_input"
+        return InputLayer(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
 
     @classmethod
     def from_config(cls, config):
@@ -442,26 +500,30 @@ class Model(Trainer, Layer):
             for entry in config["layers"]
             for number, call in enumerate(entry["calls"])
         ]
-        while waiting:
-            ready = [w for w in waiting if all(tuple(p) in made for p in w[2]["inputs"])]
-            # calls of one layer must happen in their order: their numbers name their outputs
-            ready = [w for w in ready if not any(o[0] == w[0] and o[1] < w[1] for o in waiting)]
-            if not ready:
-                raise ValueError(f"The config of model {config['name']!r} has a cycle or a gap")
-            for name, number, call in ready:
+        while waiting:  # layers come in their order: one round is enough, unless one is used twice
+            left = []
+            for name, number, call in waiting:
+                # calls of one layer must happen in their order: their numbers name their outputs
+                if any(tuple(place) not in made for place in call["inputs"]) or any(
+                    name == other for other, _, _ in left
+                ):
+                    left.append((name, number, call))
+                    continue
                 inputs = [made[tuple(place)] for place in call["inputs"]]
                 output = layers[name](
                     inputs if call["many"] else inputs[0], training=call["training"]
                 )
-                for i, tensor in enumerate(output if isinstance(output, list) else [output]):
+                for i, tensor in enumerate(_tensors(output, "outputs")):
                     made[(name, number, i)] = tensor
-            waiting = [w for w in waiting if w not in ready]
+            if len(left) == len(waiting):
+                raise ValueError(f"The config of model {config['name']!r} has a cycle or a gap")
+            waiting = left
         inputs = [made[tuple(place)] for place in config["inputs"]]
         outputs = [made[tuple(place)] for place in config["outputs"]]
-        single, single_output = config["single"]
+        input_keys, output_keys = config.get("keys", (None, None))
         model = Model(
-            inputs[0] if single else inputs,
-            outputs[0] if single_output else outputs,
+            inputs if input_keys is None else dict(zip(input_keys, inputs, strict=True)),
+            outputs if output_keys is None else dict(zip(output_keys, outputs, strict=True)),
             name=config["name"],
         )
         if not config.get("trainable", True):
@@ -506,9 +568,15 @@ class Sequential(Model):
         self._connect()
 
     def add(self, layer, rebuild=True):
-        """Append a layer."""
+        """Append a layer; where it does not fit, the model stays as it was."""
+        tensors = list(self._tensors)
         self._append(layer)
-        self._connect()
+        try:
+            self._connect()
+        except Exception:
+            self._chain.pop()
+            self._tensors = tensors
+            raise
 
     def _append(self, layer):
         if isinstance(layer, SymbolicTensor) and isinstance(layer.node.layer, InputLayer):
@@ -538,7 +606,7 @@ class Sequential(Model):
         while len(self._tensors) <= len(self._chain):
             layer = self._chain[len(self._tensors) - 1]
             output = layer(self._tensors[-1])
-            if isinstance(output, list):
+            if isinstance(output, list | dict):
                 self.fail(f"takes layers with one output; {layer.name!r} has {len(output)}")
             self._tensors.append(output)
         self._set_graph(self._tensors[:1], self._tensors[-1:])
@@ -562,11 +630,24 @@ class Sequential(Model):
             return
         if not self._chain:
             self.fail("has no layers: add some first")
-        if not self._tensors:
-            if input_shape is None:
-                self.fail("needs an input shape: build((None, height, width, channels))")
-            self._tensors = [Input(batch_shape=(None, *tuple(input_shape)[1:]), dtype=self.dtype)]
-        self._connect()
+        if self._tensors:
+            self._connect()
+            return
+        if input_shape is None:
+            self.fail("needs an input shape: build((None, height, width, channels))")
+        unbuilt = [p for layer in self._chain for p in layer.parts() if not p.built]
+        self._tensors = [Input(batch_shape=(None, *tuple(input_shape)[1:]), dtype=self.dtype)]
+        try:
+            self._connect()
+        except Exception:
+            for layer in unbuilt:  # the next call may bring the right shape
+                layer.unbuild()
+            self._tensors = []
+            raise
+
+    def unbuild(self):
+        super().unbuild()
+        self.graph, self._tensors = None, []
 
     @property
     def layers(self):

@@ -1,5 +1,6 @@
 """compile, fit, evaluate, predict: what a training step is, and the loops around it."""
 
+import itertools
 import math
 import warnings
 from dataclasses import replace
@@ -15,6 +16,7 @@ from minicnn.data.batches import (
     Epochs,
     as_arrays,
     flat,
+    is_data,
     make_batches,
     pick,
     positive,
@@ -30,7 +32,7 @@ class Trainer:
     compiled = None
     stop_training = False
     history = None
-    _heads = None
+    _heads = _loss_mean = None
 
     # -- compile ----------------------------------------------------------------------------------
 
@@ -118,8 +120,8 @@ class Trainer:
         self.optimizer.zero_grad()
         self.backward(dy, saved, False)
         loss += self._add_penalties(context.penalties)
-        if not math.isfinite(loss):
-            self._explain_non_finite(x, context, loss)
+        if not (math.isfinite(loss) and self._gradient_is_finite()):
+            self._explain_non_finite(x, dy, context, loss)
         self.optimizer.step()
         self._update_metrics(loss, outputs, y, sample_weight)
 
@@ -174,35 +176,57 @@ class Trainer:
                 for metric, weighted in head.metrics:
                     metric.update_state(target, prediction, weight if weighted else None)
 
-    def _explain_non_finite(self, x, context, loss):
+    def _gradient_is_finite(self):
+        """Whether the gradient is finite where backward ends: NaN from anywhere arrives there."""
+        first = min(self._first_trained, key=lambda parameter: parameter.size, default=None)
+        return first is None or finite(first.grad)
+
+    def _explain_non_finite(self, x, dy, context, loss):
         """Warn once per `fit` where the numbers first stopped being finite."""
         if self._warned_non_finite:
             return
         self._warned_non_finite = True
-        place = None
-        for parameter in self.weights:
-            if not finite(parameter.value):
-                place = f"weight {parameter.name!r}, so an earlier step's gradient was too large"
-                break
-        seen = []
-
-        def watch(layer, y):
-            outputs = y if isinstance(y, list) else [y]
-            if not all(finite(one) for one in outputs):
-                seen.append(f"output of layer {layer.name!r} ({type(layer).__name__})")
-
-        if place is None:
-            again = replace(context, keep=False, watch=watch, frozen_state=True, penalties=None)
-            self.forward(x, again)
-            place = seen[0] if seen else "loss itself, every layer's output is finite"
+        place = self._non_finite_weight() or self._non_finite_layer(x, dy, context)
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         inputs = max(float(np.max(np.abs(one), initial=0)) for one in flat(x))
         warnings.warn(
-            f"the loss is {loss} at step {context.step}: first in the {place}; largest input "
+            f"{what} at step {context.step}: first in the {place}; largest input "
             f"{inputs:.3g}, learning rate {float(self.optimizer.learning_rate):.3g}: lower the "
             "rate, clip gradients (clipnorm=1), scale the input; TerminateOnNaN stops here",
             RuntimeWarning,
             stacklevel=4,
         )
+
+    def _non_finite_weight(self):
+        """The last weight that is not finite: backward met it before the others."""
+        for parameter in reversed(self.weights):
+            if not parameter.state and not finite(parameter.value):
+                return f"weight {parameter.name!r}, so an earlier step's gradient was too large"
+        return None
+
+    def _non_finite_layer(self, x, dy, context):
+        """The first layer, forward or backward, whose result is not finite: the step once more."""
+        seen = []
+
+        def watch(what):
+            def look(layer, result):
+                arrays = [one for one in flat(result) if one is not None]
+                if what == "gradient":
+                    arrays += [p.grad for p in layer.trainable_weights if p.grad is not None]
+                if not all(finite(one) for one in arrays):
+                    seen.append(f"{what} of layer {layer.name!r} ({type(layer).__name__})")
+
+            return look
+
+        again = replace(context, watch=watch("output"), frozen_state=True, penalties=None)
+        _, saved = self.forward(x, again)
+        gradients = [(p, p.grad.copy()) for p in self.trainable_weights]
+        if not seen and all(finite(one) for one in flat(dy) if one is not None):
+            self.optimizer.zero_grad()
+            self.backward(dy, saved, False, watch("gradient"))
+            for parameter, gradient in gradients:
+                parameter.grad[...] = gradient
+        return seen[0] if seen else "loss itself, every layer's output is finite"
 
     # -- fit --------------------------------------------------------------------------------------
 
@@ -236,7 +260,9 @@ class Trainer:
         if not 0 <= validation_split < 1:
             raise ValueError(f"validation_split is a fraction in [0, 1), not {validation_split!r}")
         if validation_split and validation_data is None:
-            x, y, sample_weight, validation_data = _split_tail(x, y, sample_weight, validation_split)
+            x, y, sample_weight, validation_data = _split_tail(
+                x, y, sample_weight, validation_split
+            )
         batches = make_batches(x, y, sample_weight, batch_size, bool(shuffle))
         source = Epochs(batches, steps_per_epoch)
         self._start(batches, training=True)
@@ -244,7 +270,9 @@ class Trainer:
         validation = None
         if validation_data is not None:
             validation = self._validation(
-                validation_data, validation_batch_size or batch_size, validation_steps
+                validation_data,
+                batch_size if validation_batch_size is None else validation_batch_size,
+                validation_steps,
             )
         run = callbacks_module.CallbackList(
             callbacks,
@@ -263,6 +291,7 @@ class Trainer:
             for epoch in range(int(initial_epoch), epochs):
                 self.reset_metrics()
                 run.on_epoch_begin(epoch)
+                step = None
                 for step, batch in enumerate(source.epoch()):
                     run.on_train_batch_begin(step)
                     self.train_step(*self._ready(batch, source, class_weight))
@@ -270,6 +299,8 @@ class Trainer:
                     run.on_train_batch_end(step, logs)
                     if self.stop_training:
                         break
+                if step is None:
+                    break  # a generator had ended: there was no such epoch
                 logs = dict(logs)
                 if validation is not None and _is_due(validation_freq, epoch):
                     held_out = self._evaluate(validation, run)
@@ -285,35 +316,35 @@ class Trainer:
     def _start(self, batches, training):
         """Build on the first data, check all of it, let the optimiser pack the weights."""
         if isinstance(batches, ArrayBatches):
-            for array in flat(batches.x):
-                if array.dtype.kind == "f" and not finite(array):
-                    raise ValueError("x holds NaN or infinity; find it with np.isnan(x)")
-            self.cast_inputs(pick(batches.x, slice(0, 1)))
+            self._refuse_non_finite(self.check_inputs(batches.x))
             self._prepare()
             if batches.y is None and any(head.loss is not None for head in self._heads):
                 raise ValueError("y is missing: fit and evaluate need targets for the loss")
             self._check_targets(batches.y)
         elif self.graph is None:
-            self._build_from(batches)
+            self.check_inputs(batches.first()[0])
         self._prepare()
         if training:
             if all(head.loss is None for head in self._heads):
                 self.fail("was compiled without a loss: compile(loss=...)")
+            if not self.trainable_weights:
+                warnings.warn(f"{self.name!r} has no trainable weights: fit does not change them",
+                              stacklevel=3)
             self.optimizer.build(self.trainable_weights)
+            self._first_trained = self.trainable_weights[:2]  # a kernel and its bias
             self._regularized = [p for p in self.weights if p.regularizer is not None]
             self._seed = randomness.next_seed()
             self._warned_non_finite = False
 
-    def _build_from(self, batches):
-        """Build a Sequential without Input from the first item of a data source."""
-        if getattr(batches, "once", False):
-            self.fail(
-                "is not built and a generator cannot be looked at twice: give the first layer "
-                "input_shape=, or call model.build((None, height, width, channels))"
-            )
-        for x, _, _ in batches:
-            self.cast_inputs(x)
-            return
+    def _refuse_non_finite(self, x):
+        """x: an array, or a list in the order of the inputs."""
+        for name, array in zip(self.input_names, flat(x), strict=True):
+            if array.dtype.kind == "f" and not finite(array):
+                at = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+                self.fail(
+                    f"got {array[at]} in x at index {at} of input {name!r}, shape {array.shape}: "
+                    "remove or replace it"
+                )
 
     def _check_targets(self, y):
         for head, target in zip(self._heads, by_output(y, self._heads, "y"), strict=True):
@@ -333,9 +364,7 @@ class Trainer:
         weights = by_output(sample_weight, self._heads, "sample_weight")
         if source is not None and not isinstance(source.batches, ArrayBatches):
             sample_count(x, y, sample_weight)
-            for array in flat(x):
-                if array.dtype.kind == "f" and not finite(array):
-                    raise ValueError("x holds NaN or infinity; look at what the generator yields")
+            self._refuse_non_finite(x)
             self._check_targets(y)
         if class_weight is not None:
             weights = [_weigh_classes(targets[0], class_weight, weights[0])]
@@ -352,6 +381,7 @@ class Trainer:
         return Epochs(batches, steps, "validation_steps")
 
     def _evaluate(self, source, run):
+        source.restart()
         self.reset_metrics()
         run.on_test_begin()
         logs = {}
@@ -393,26 +423,23 @@ class Trainer:
         batches = make_batches(x, None, None, batch_size)
         source = Epochs(batches, steps, "steps")
         if isinstance(batches, ArrayBatches):
-            self.cast_inputs(pick(batches.x, slice(0, 1)))
+            self.check_inputs(batches.x)
         elif self.graph is None:
-            self._build_from(batches)
+            self.check_inputs(batches.first()[0])
         run = self._callback_list(callbacks, verbose, source)
         with run:
             run.on_predict_begin()
             parts = []
             for step, (inputs, _, _) in enumerate(source.epoch()):
                 run.on_predict_batch_begin(step)
-                parts.append(self.predict_on_batch(inputs))
-                run.on_predict_batch_end(step, {"outputs": parts[-1]})
+                parts.append(self._run(inputs, Context()))
+                run.on_predict_batch_end(step, {"outputs": self._structured(parts[-1])})
             run.on_predict_end()
-        if self._single_output:
-            return np.concatenate(parts)
-        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+        return self._structured([np.concatenate(one) for one in zip(*parts, strict=True)])
 
     def predict_on_batch(self, x):
         """Outputs for one batch."""
-        y, _ = self.forward(self.cast_inputs(as_arrays(x)), Context())
-        return [np.array(one) for one in y] if isinstance(y, list) else np.array(y)
+        return self._structured(self._run(as_arrays(x), Context()))
 
     def _callback_list(self, callbacks, verbose, source):
         if isinstance(callbacks, callbacks_module.CallbackList):
@@ -429,10 +456,11 @@ class Trainer:
     # -- single batches ---------------------------------------------------------------------------
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
-        """One step; loss and metrics since the last `reset_metrics`, as in Keras."""
+        """One step; loss and metrics of this batch alone, as in Keras."""
         batches = self._one_batch(x, y, sample_weight)
         seed = getattr(self, "_seed", None)
         self._start(batches, training=True)
+        self.reset_metrics()
         if seed is not None:
             self._seed = seed  # one run: dropout goes on, the step number moves it
         weights = _class_weights(class_weight, self._heads, batches)
@@ -440,9 +468,10 @@ class Trainer:
         return self._batch_result(return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
-        """Loss and metrics of one batch, added to those since the last `reset_metrics`."""
+        """Loss and metrics of one batch."""
         batches = self._one_batch(x, y, sample_weight)
         self._start(batches, training=False)
+        self.reset_metrics()
         self.test_step(*self._ready((batches.x, batches.y, batches.sample_weight)))
         return self._batch_result(return_dict)
 
@@ -487,11 +516,15 @@ class Trainer:
                 if head.loss is not None
             )
         for head in self._heads:
-            for metric, _ in head.metrics or ():
+            for metric, weighted in head.metrics or ():
                 name = head.prefix + metric.name
-                while name in logs:  # the same metric twice, plain and weighted
-                    name = f"{name}_1" if name == head.prefix + metric.name else f"{name}_"
-                logs[name] = metric.result()
+                if weighted and name in logs:  # the same metric plain and weighted, as in Keras
+                    name = f"{head.prefix}weighted_{metric.name}"
+                again = itertools.count(1)
+                unique = name
+                while unique in logs:
+                    unique = f"{name}_{next(again)}"
+                logs[unique] = metric.result()
         return logs
 
 
@@ -517,9 +550,11 @@ def _is_due(frequency, epoch):
 
 def _split_tail(x, y, sample_weight, fraction):
     """Training rows and (x, y, weight) of the last rows, as Keras splits: before shuffling."""
+    if not is_data(x):
+        raise ValueError(
+            f"validation_split needs arrays, x is a {type(x).__name__}: give validation_data"
+        )
     x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
-    if not all(isinstance(one, np.ndarray) for one in flat(x)):
-        raise ValueError("validation_split needs arrays; give validation_data for other sources")
     count = sample_count(x, y, sample_weight)
     at = int(math.floor(count * (1.0 - fraction)))
     if at in (0, count):
