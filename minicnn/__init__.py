@@ -2,6 +2,7 @@
 
 from minicnn import (
     activations,
+    applications,
     backend,
     callbacks,
     config,
@@ -35,6 +36,7 @@ __all__ = sorted(
         "Model",
         "Sequential",
         "activations",
+        "applications",
         "backend",
         "callbacks",
         "check_gradients",

@@ -32,7 +32,7 @@ BESIDE = {
     "randomness": {"config"},
 }
 # These only re-export, and nothing but the package itself imports them.
-NAMESPACES = {"backend", "preprocessing", "utils", "wrappers"}
+NAMESPACES = {"applications", "backend", "preprocessing", "utils", "wrappers"}
 # At the first use of an operation, `ops` binds one of the two sets; nothing else looks into them.
 INSIDE_OPS = {
     "minicnn.ops.reference": ("minicnn.ops.reference", "minicnn.ops.shapes"),
