@@ -1,0 +1,1 @@
+"""The operations as compiled, multi-threaded kernels; imported at the first use of any of them."""
