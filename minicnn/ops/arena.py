@@ -7,6 +7,7 @@ for the sizes of the step before finds them all here.
 """
 
 import bisect
+import os
 import threading
 
 import numpy as np
@@ -22,8 +23,12 @@ class _Pool:
     """Free buffers, sorted by size."""
 
     def __init__(self):
-        self.lock = threading.RLock()  # re-entrant: a garbage collection inside may run a _Lease's end
+        self.renew_lock()
         self.sizes, self.buffers = [], []
+
+    def renew_lock(self):
+        """A forked child must not wait for a thread that exists only in its parent."""
+        self.lock = threading.RLock()  # re-entrant: a garbage collection may end a _Lease inside
 
     def take(self, size):
         with self.lock:
@@ -47,6 +52,8 @@ class _Pool:
 
 
 _pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.renew_lock)
 
 
 class _Lease:
@@ -64,8 +71,8 @@ class _Lease:
             "version": 3,
         }
 
-    def __del__(self):
-        _pool.give(self.buffer)
+    def __del__(self, give=_pool.give):  # bound here: globals are gone when the interpreter ends
+        give(self.buffer)
 
 
 def empty(shape, dtype=np.float32):
