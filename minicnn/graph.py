@@ -44,9 +44,11 @@ class Node:
 def topological(outputs, inputs=()):
     """Nodes on the way from `inputs` to `outputs`, every node after those it reads.
 
-    Depth-first in the order of the arguments; the walk ends at tensors of `inputs`.
+    Depth-first in the order of the arguments; the walk ends at tensors of `inputs` (where these
+    come from input layers, the nodes of those are part of it).
     """
-    order, visited, done, given = [], {}, set(), set(map(id, inputs))
+    given = {id(tensor) for tensor in inputs if tensor.node.inputs}
+    order, visited, done = [], {}, set()
     stack = [(tensor.node, False) for tensor in reversed(outputs) if id(tensor) not in given]
     while stack:  # an explicit stack: a chain of 1,000 layers is legal and Python's is not as deep
         node, expanded = stack.pop()
@@ -62,13 +64,14 @@ def topological(outputs, inputs=()):
     return order, visited
 
 
-def layers_by_depth(order, visited):
+def layers_by_depth(order, visited, unused=()):
     """Layers of the nodes, farthest from the outputs first: the order of Keras's `model.layers`.
 
-    Depth is the longest way to an output; ties go by the order of the depth-first walk.
+    Depth is the longest way to an output; ties go by the order of the depth-first walk. `unused`
+    are input layers that lead to no output.
     """
     depth = dict.fromkeys(order, 0)
-    layer_depth, first_visit = {}, {}
+    layer_depth, first_visit = dict.fromkeys(unused, 0), dict.fromkeys(unused, -1)
     for node in reversed(order):
         depth[node] = max(depth[node], layer_depth.get(node.layer, 0))
         layer_depth[node.layer] = depth[node]

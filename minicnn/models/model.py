@@ -33,10 +33,18 @@ class Graph:
     def __init__(self, inputs, outputs):
         self.inputs, self.outputs = inputs, outputs
         order, visited = graph.topological(outputs, inputs)
-        self.layers = graph.layers_by_depth(order, visited)
+        unused = [t.node.layer for t in inputs if not t.node.inputs and t.node not in visited]
+        self.layers = graph.layers_by_depth(order, visited, unused)
         slots = {id(tensor): slot for slot, tensor in enumerate(inputs)}
         self.steps, consumers = [], {}
         for node in order:
+            if isinstance(node.layer, InputLayer):
+                if id(node.outputs[0]) not in slots:
+                    raise ValueError(
+                        f"The graph is disconnected: the outputs depend on input "
+                        f"{node.layer.name!r} {node.layer.batch_shape}, which is not among inputs="
+                    )
+                continue
             for tensor in node.inputs:
                 if id(tensor) not in slots:
                     raise ValueError(
@@ -44,11 +52,6 @@ class Graph:
                         f"{tensor.shape}, which does not follow from the inputs "
                         f"{[t.name for t in inputs]}; add it to inputs="
                     )
-            if isinstance(node.layer, InputLayer):
-                raise ValueError(
-                    f"The graph is disconnected: the outputs depend on input {node.layer.name!r} "
-                    f"{node.layer.batch_shape}, which is not among inputs="
-                )
             read = [slots[id(tensor)] for tensor in node.inputs]
             made = [slots.setdefault(id(tensor), len(slots)) for tensor in node.outputs]
             for slot in read:
@@ -132,7 +135,7 @@ class Model(Trainer, Layer):
     def _set_graph(self, inputs, outputs):
         self.graph = Graph(inputs, outputs)
         self.built = True
-        self.dtype = self.graph.layers[0].dtype if self.graph.layers else self.dtype
+        self.dtype = self.graph.steps[0].layer.dtype if self.graph.steps else self.dtype
         names = [layer.name for layer in self.layers]
         for name in names:
             if names.count(name) > 1:
@@ -348,11 +351,8 @@ class Model(Trainer, Layer):
 
     @property
     def layers(self):
-        """The layers, inputs first, in Keras's order."""
-        if self.graph is None:
-            return []
-        inputs = [t.node.layer for t in self.graph.inputs if isinstance(t.node.layer, InputLayer)]
-        return [*dict.fromkeys([*inputs, *self.graph.layers])]
+        """The layers in Keras's order: those farthest from the outputs first."""
+        return [] if self.graph is None else list(self.graph.layers)
 
     @property
     def sublayers(self):
@@ -454,6 +454,8 @@ class Model(Trainer, Layer):
             place[id(tensor)] = [layer.name, 0, 0]
         order, _ = graph.topological(self.outputs, self.inputs)
         for node in order:
+            if id(node.outputs[0]) in place:
+                continue  # an input
             for tensor in node.outputs:
                 place[id(tensor)] = [node.layer.name, len(calls[node.layer]), tensor.index]
             calls[node.layer].append(

@@ -101,11 +101,11 @@ def _memory(size):
 
 
 def _nodes(model):
-    """The calls in a model's graph, inputs first; none before it is built."""
+    """The calls in a model's graph, without those of input layers; none before it is built."""
     if getattr(model, "graph", None) is None:
         return []
     order, _ = graph.topological(model.outputs, model.inputs)
-    return order
+    return [node for node in order if node.inputs]
 
 
 def _is_chain(model):
