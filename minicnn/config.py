@@ -1,4 +1,4 @@
-"""The only global settings. `minicnn.config.threads = 1` sets one, `with config.using(...)` for a while.
+"""The only global settings. `config.threads = 1` sets one, `with config.using(...)` for a while.
 
 ops           "fast" (Numba) or "reference" (NumPy, to be read)
 threads       threads of the fast kernels; None: as many as this process may use

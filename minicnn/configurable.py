@@ -79,7 +79,7 @@ class Configurable:
 
 
 class Table:
-    """The classes of one room by name: `table.register` adds, `table.get` resolves an identifier."""
+    """The classes of one room by name: `register` adds one, `get` resolves an identifier."""
 
     all = {}
 

@@ -4,15 +4,26 @@ import numpy as np
 
 
 class Parameter:
-    """value and grad of one weight; `state` marks arrays that training writes but no gradient moves.
+    """value and grad of one weight; `state`: training writes it, but no gradient moves it.
 
     The optimiser may move `value` and `grad` into flat buffers of its own (`rebind`), therefore
     nobody keeps a reference to the arrays: ask the Parameter each time, and write with `assign`.
     """
 
-    __slots__ = ("constraint", "grad", "name", "owner", "regularizer", "state", "trainable", "value")
+    __slots__ = (
+        "constraint",
+        "grad",
+        "name",
+        "owner",
+        "regularizer",
+        "state",
+        "trainable",
+        "value",
+    )
 
-    def __init__(self, value, name, trainable=True, regularizer=None, constraint=None, state=False):
+    def __init__(
+        self, value, name, trainable=True, regularizer=None, constraint=None, state=False
+    ):
         self.value, self.name, self.state = value, name, state
         self.trainable = trainable and not state
         self.regularizer, self.constraint = regularizer, constraint

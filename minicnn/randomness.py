@@ -13,7 +13,7 @@ _stream = None
 
 
 def set_random_seed(seed):
-    """Make what follows repeatable: new layers, shuffling, dropout; also `random` and `np.random`."""
+    """Make what follows repeatable: weights, shuffling, dropout; also `random` and `np.random`."""
     global _stream
     config.seed = seed
     random.seed(seed)
@@ -37,7 +37,7 @@ def generator(seed=None):
 
 
 def mix(*words):
-    """A 64-bit key from integers: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) per word."""
+    """A 64-bit key from integers: SplitMix64's finaliser (Steele, Lea, Flood 2014) per word."""
     key = 0x9E3779B97F4A7C15
     for word in words:
         key = (key ^ (word & _MASK)) * 0xBF58476D1CE4E5B9 & _MASK

@@ -1,4 +1,4 @@
-"""Shape arithmetic shared by both op sets and by the layers: paddings, output sizes, fusible names."""
+"""Shape arithmetic of both op sets and the layers: paddings, output sizes, fusible names."""
 
 import numpy as np
 
