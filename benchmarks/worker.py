@@ -73,7 +73,7 @@ class TorchEngine:
         loss = self.loss(self.model(self.x), self.y)
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def predict(self):
         self.model.eval()
