@@ -5,6 +5,7 @@ An activation has the two methods of a layer: `forward(x, context) -> y, saved` 
 """
 
 import functools
+import inspect
 
 import numpy as np
 
@@ -99,6 +100,9 @@ def _public(*aliases):
         def function(x, *args, **kwargs):
             return make(*args, **kwargs)(x)
 
+        own = inspect.signature(make)
+        x = inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        function.__signature__ = own.replace(parameters=[x, *own.parameters.values()])
         function.make = make  # layers want the object, not its value
         for name in (make.__name__, *aliases):
             _DEFAULTS[name] = default
