@@ -31,7 +31,7 @@ BESIDE = {
     "optimizers": {"schedules"},
     "randomness": {"config"},
 }
-# These only re-export, and nothing but the package itself imports them.
+# These re-export, or refuse by name; nothing but the package itself imports them.
 NAMESPACES = {"applications", "backend", "preprocessing", "utils", "wrappers"}
 # At the first use of an operation, `ops` binds one of the two sets; nothing else looks into them.
 INSIDE_OPS = {
