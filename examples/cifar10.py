@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from minicnn import Input, Sequential, load_model, set_random_seed
+from minicnn.callbacks import LearningRateScheduler
 from minicnn.datasets import cifar10
 from minicnn.errors import DownloadError
 from minicnn.layers import (
@@ -95,12 +96,18 @@ def main():
     model = build_model()
     model.summary()
     model.compile(optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"])
+
+    def falling_rate(epoch):
+        """From 0.001 in equal steps towards 0: large steps first, fine ones at the end."""
+        return 1e-3 * (1 - epoch / arguments.epochs)
+
     history = model.fit(
         x_train,
         to_categorical(y_train, 10),
         batch_size=arguments.batch_size,
         epochs=arguments.epochs,
         validation_data=(x_test, to_categorical(y_test, 10)),
+        callbacks=[LearningRateScheduler(falling_rate)],
     )
     curves = arguments.output / "curves.png"
     plot_curves(history.history, curves)
