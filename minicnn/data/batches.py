@@ -38,15 +38,18 @@ def as_arrays(value):
         return None
     if isinstance(value, dict):
         return {name: _as_array(one) for name, one in value.items()}
-    if isinstance(value, tuple | list) and any(hasattr(one, "shape") for one in value):
-        first = value[0]
-        if getattr(first, "ndim", 0) >= 1:
-            return [_as_array(one) for one in value]
+    if isinstance(value, tuple | list) and any(getattr(one, "ndim", 0) >= 1 for one in value):
+        return [_as_array(one) for one in value]
     return _as_array(value)
 
 
 def _as_array(value):
-    array = np.asarray(value)
+    if value is None:
+        return None  # no targets for an output without a loss
+    try:
+        array = np.asarray(value)
+    except ValueError:  # what NumPy says to rows of different lengths
+        array = np.empty(0, object)
     if array.dtype == object:
         raise ValueError(
             "data is an array of objects: its rows differ in shape or are not numbers; make one "
@@ -69,9 +72,9 @@ def pick(structure, index):
     if structure is None:
         return None
     if isinstance(structure, dict):
-        return {name: one[index] for name, one in structure.items()}
+        return {name: pick(one, index) for name, one in structure.items()}
     if isinstance(structure, list):
-        return [one[index] for one in structure]
+        return [pick(one, index) for one in structure]
     return structure[index]
 
 
@@ -80,17 +83,18 @@ def sample_count(x, y=None, sample_weight=None):
     counts = {}
     for what, structure in (("x", x), ("y", y), ("sample_weight", sample_weight)):
         for array in flat(structure):
+            if array is None:
+                continue
             if array.ndim == 0:
                 raise ValueError(f"{what} is a single number, not an array of samples")
             counts.setdefault(len(array), what)
     if len(counts) > 1:
         told = " and ".join(f"{what} has {count}" for count, what in counts.items())
-        several = isinstance(x, list) and len(x) > 1
-        raise ValueError(
-            f"the arrays differ in their number of samples: {told}"
-            + several * f"; a list of {len(x)} arrays means {len(x)} inputs: np.stack(x) makes "
-            "one array of samples of them"
-        )
+        if isinstance(x, list) and len(x) > 1:
+            told += (
+                f"; {len(x)} arrays in a list are {len(x)} inputs, np.stack(x) makes one of them"
+            )
+        raise ValueError(f"the arrays differ in their number of samples: {told}")
     (count,) = counts
     if count == 0:
         raise ValueError("x holds no samples")

@@ -328,8 +328,10 @@ class Trainer:
             if all(head.loss is None for head in self._heads):
                 self.fail("was compiled without a loss: compile(loss=...)")
             if not self.trainable_weights:
-                warnings.warn(f"{self.name!r} has no trainable weights: fit does not change them",
-                              stacklevel=3)
+                warnings.warn(
+                    f"{self.name!r} has no trainable weights: fit does not change them",
+                    stacklevel=3,
+                )
             self.optimizer.build(self.trainable_weights)
             self._first_trained = self.trainable_weights[:2]  # a kernel and its bias
             self._regularized = [p for p in self.weights if p.regularizer is not None]

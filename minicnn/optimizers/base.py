@@ -195,7 +195,7 @@ class Optimizer(Configurable):
 
     def _current_runs(self):
         """Contiguous pieces to update: (slice, values, gradients, slots)."""
-        if not self._trained:
+        if self._trainable is None:
             self.fail("has no parameters: call build(parameters) first")
         if [p.trainable for p in self._trained] != self._trainable:
             self._find_runs()  # a layer was frozen or thawed
