@@ -392,8 +392,8 @@ def test_checkpoint_messages(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"filepath": "model.hdf5"}, r"ends in .keras or .h5, not 'model.hdf5'"),
-        ({"filepath": "m.keras", "save_weights_only": True}, r"ends in .weights.h5"),
+        ({"filepath": "model.h5"}, "ends in '.keras', not 'model.h5'"),
+        ({"filepath": "m.keras", "save_weights_only": True}, "ends in '.weights.h5'"),
         ({"filepath": "m.keras", "save_freq": 0}, "save_freq is 'epoch' or a number"),
         ({"filepath": "m.keras", "save_freq": "batch"}, "not 'batch'"),
         ({"filepath": "{epoch.keras"}, "filepath '{epoch.keras'"),

@@ -39,11 +39,11 @@ class ModelCheckpoint(MonitorCallback):
             raise ValueError(
                 f"ModelCheckpoint: save_freq is 'epoch' or a number of batches, not {save_freq!r}"
             )
-        endings = (".weights.h5",) if save_weights_only else (".keras", ".h5")
-        if not self.filepath.endswith(endings):
-            raise ValueError(
+        ending = ".weights.h5" if save_weights_only else ".keras"
+        if not self.filepath.endswith(ending):
+            raise ValueError(  # said now, not when the first epoch is over
                 f"ModelCheckpoint: with save_weights_only={save_weights_only} filepath ends in "
-                f"{' or '.join(endings)}, not {self.filepath!r}"
+                f"{ending!r}, not {self.filepath!r}"
             )
         self._check_template()
         self._epoch, self._unsaved = 0, 0
