@@ -94,8 +94,10 @@ def test_config_round_trip(name):
 
 
 def test_names():
-    aliases = {"normal": "RandomNormal", "uniform": "RandomUniform", "one": "Ones", "zero": "Zeros"}
-    for alias, name in {**aliases, "he_normal": "HeNormal", "glorot_uniform": "GlorotUniform"}.items():
+    for alias, name in {
+        "normal": "RandomNormal", "uniform": "RandomUniform", "one": "Ones", "zero": "Zeros",
+        "he_normal": "HeNormal", "glorot_uniform": "GlorotUniform",
+    }.items():  # fmt: skip
         assert type(initializers.get(alias)).__name__ == name
     assert initializers.he_normal is initializers.HeNormal
     assert initializers.get(None) is None

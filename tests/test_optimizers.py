@@ -159,7 +159,8 @@ def test_rules_of_the_papers(name, options, op_set):
 # Five steps at rate 0.1 with gradient w / 2 + sin(t + i), i the index: from Keras 3.15 in float64.
 KERAS = [
     ("SGD", {}, [0.681845075, -1.53900852, 2.42252147, 0.487671238, 0.101509372]),
-    ("SGD", {"momentum": 0.9}, [-0.0152193249, -1.18317991, 1.30685467, 0.617297294, -0.328086278]),
+    ("SGD", {"momentum": 0.9},
+     [-0.0152193249, -1.18317991, 1.30685467, 0.617297294, -0.328086278]),
     ("SGD", {"momentum": 0.9, "nesterov": True},
      [-0.108154467, -0.852104836, 1.1339527, 0.579319755, -0.345111195]),
     ("RMSprop", {}, [0.263883419, -0.997689316, 2.30316083, 0.433265967, -0.314781779]),
@@ -172,7 +173,8 @@ KERAS = [
     ("Adamax", {}, [0.635745749, -1.69591394, 2.65878718, 0.496868144, -0.0605974297]),
     ("Nadam", {}, [0.679328089, -1.55468849, 2.71071141, 0.486451732, -0.0166581428]),
     ("Lion", {}, [0.7, -1.5, 2.5, 0.6, -0.05]),
-    ("SGD", {"weight_decay": 0.1}, [0.646082237, -1.4544681, 2.30394906, 0.464089831, 0.0956542201]),
+    ("SGD", {"weight_decay": 0.1},
+     [0.646082237, -1.4544681, 2.30394906, 0.464089831, 0.0956542201]),
     ("SGD", {"clipnorm": 0.5}, [0.913139989, -1.88738615, 2.85943327, 0.504178482, 0.166512999]),
     ("SGD", {"clipvalue": 0.5}, [0.83568025, -1.82586949, 2.75339243, 0.510785149, 0.166512999]),
     ("SGD", {"global_clipnorm": 0.5},
@@ -194,7 +196,8 @@ def test_trajectories_of_keras(name, options, expected):
         for p in params:
             p.accumulate(p.value / 2 + np.sin(t + np.arange(p.size).reshape(p.shape)))
         optimizer.step()
-    np.testing.assert_allclose(np.concatenate([p.value.ravel() for p in params]), expected, rtol=2e-7)
+    values = np.concatenate([p.value.ravel() for p in params])
+    np.testing.assert_allclose(values, expected, rtol=2e-7)
 
 
 def test_every_optimizer_is_compared_with_keras():
@@ -306,7 +309,8 @@ def test_parameters_are_packed_into_aligned_flat_memory():
         assert np.shares_memory(parameter.grad, buffer.grads)
         assert not parameter.grad.any()
         assert (parameter.value.ctypes.data - buffer.values.ctypes.data) % 64 == 0
-    assert [run for run, *_ in optimizer._current_runs()] == [slice(0, buffer.places[params[-1]].stop)]
+    whole = slice(0, buffer.places[params[-1]].stop)
+    assert [run for run, *_ in optimizer._current_runs()] == [whole]
 
 
 def test_both_dtypes_in_one_model():
