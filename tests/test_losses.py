@@ -332,7 +332,8 @@ def test_names_functions_classes_and_configs(name):
 def test_aliases():
     for alias, name in {
         "mse": "MeanSquaredError", "MAE": "MeanAbsoluteError",
-        "mape": "MeanAbsolutePercentageError", "msle": "MeanSquaredLogarithmicError", "bce": "BinaryCrossentropy", "kld": "KLDivergence",
+        "mape": "MeanAbsolutePercentageError", "msle": "MeanSquaredLogarithmicError",
+        "bce": "BinaryCrossentropy", "kld": "KLDivergence",
         "kullback_leibler_divergence": "KLDivergence", "logcosh": "LogCosh", "huber": "Huber",
     }.items():  # fmt: skip
         assert type(losses.get(alias)).__name__ == name
