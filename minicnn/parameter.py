@@ -1,6 +1,12 @@
 """A trained array and its gradient. Layers hold Parameters, optimisers move them."""
 
+import contextvars
+
 import numpy as np
+
+# While a file is loaded: (name, shape, dtype) -> array, in place of initialisers. It refuses what
+# the file does not hold before anything is allocated.
+allocate = contextvars.ContextVar("allocate", default=None)
 
 
 class Parameter:

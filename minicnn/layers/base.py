@@ -15,7 +15,7 @@ from minicnn.configurable import (
 )
 from minicnn.context import Context
 from minicnn.graph import Node, is_symbolic
-from minicnn.parameter import Parameter
+from minicnn.parameter import Parameter, allocate
 
 table = Table("layers", "layer")
 
@@ -117,7 +117,7 @@ class Layer(Configurable):
         self, name, shape, initializer, trainable=True, regularizer=None, constraint=None
     ):
         """Make a Parameter of this layer; one that is not trainable counts as state."""
-        value = np.asarray(initializer(tuple(shape), dtype=self.dtype), self.dtype)
+        value = self._first_value(name, shape, initializer)
         parameter = Parameter(
             value,
             f"{self.name}/{name}",
@@ -131,9 +131,15 @@ class Layer(Configurable):
 
     def add_state(self, name, shape, initializer):
         """Make an array that training writes but no gradient moves (moving statistics)."""
-        value = np.asarray(initializer(tuple(shape), dtype=self.dtype), self.dtype)
+        value = self._first_value(name, shape, initializer)
         self.own_parameters.append(Parameter(value, f"{self.name}/{name}", state=True))
         return self.own_parameters[-1]
+
+    def _first_value(self, name, shape, initializer):
+        shape, allocated = tuple(shape), allocate.get()
+        if allocated is not None:
+            return allocated(f"{self.name}/{name}", shape, self.dtype)
+        return np.asarray(initializer(shape, dtype=self.dtype), self.dtype)
 
     @property
     def weights(self):
