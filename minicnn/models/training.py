@@ -103,6 +103,11 @@ class Trainer:
         self._loss_mean = metrics.Mean(name="loss")
         self._head_means = [metrics.Mean(name=f"{head.name}_loss") for head in self._heads]
 
+    @property
+    def loss(self):
+        """The loss as `compile` was given it."""
+        return None if self.compiled is None else self.compiled["loss"]
+
     # -- one step ---------------------------------------------------------------------------------
 
     def train_step(self, x, y, sample_weight):
@@ -260,8 +265,9 @@ class Trainer:
         if not 0 <= validation_split < 1:
             raise ValueError(f"validation_split is a fraction in [0, 1), not {validation_split!r}")
         if validation_split and validation_data is None:
+            classes = any(loss.expects for loss in map(losses.get, flat(self.loss)) if loss)
             x, y, sample_weight, validation_data = _split_tail(
-                x, y, sample_weight, validation_split
+                x, y, sample_weight, validation_split, classes
             )
         batches = make_batches(x, y, sample_weight, batch_size, bool(shuffle))
         source = Epochs(batches, steps_per_epoch)
@@ -373,7 +379,7 @@ class Trainer:
         return x, targets, weights
 
     def _validation(self, data, batch_size, steps):
-        if isinstance(data, tuple) and len(data) in (2, 3):
+        if isinstance(data, tuple | list) and len(data) in (2, 3):
             x, y, weight = (*data, None)[:3]
             batches = make_batches(x, y, weight, batch_size)
         else:
@@ -534,6 +540,11 @@ def _check_metric_names(given):
     for one in flat(given):
         if isinstance(one, list | tuple):
             _check_metric_names(list(one))
+        elif type(one) in (metrics.Mean, metrics.Sum):
+            raise TypeError(
+                f"{type(one).__name__} averages values, it compares no predictions with targets: "
+                "give a metric such as 'accuracy'"
+            )
         elif isinstance(one, str) and one not in ("accuracy", "acc", "crossentropy", "ce"):
             metrics.get(one)
 
@@ -550,8 +561,11 @@ def _is_due(frequency, epoch):
     return epoch + 1 in frequency
 
 
-def _split_tail(x, y, sample_weight, fraction):
-    """Training rows and (x, y, weight) of the last rows, as Keras splits: before shuffling."""
+def _split_tail(x, y, sample_weight, fraction, classes):
+    """Training rows and (x, y, weight) of the last rows, as Keras splits: before shuffling.
+
+    classes: whether y holds classes, not quantities.
+    """
     if not is_data(x):
         raise ValueError(
             f"validation_split needs arrays, x is a {type(x).__name__}: give validation_data"
@@ -565,7 +579,8 @@ def _split_tail(x, y, sample_weight, fraction):
             f"{count - at} for validation; both need at least one"
         )
     head, tail = slice(0, at), slice(at, None)
-    _warn_missing_classes(y, at)
+    if classes:
+        _warn_missing_classes(y, at)
     held_out = (pick(x, tail), pick(y, tail), pick(sample_weight, tail))
     return pick(x, head), pick(y, head), pick(sample_weight, head), held_out
 
