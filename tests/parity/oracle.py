@@ -42,19 +42,29 @@ def plain(config):
         if "class_name" in config:
             return {"class_name": config["class_name"], "config": plain(config["config"])}
         return {key: plain(value) for key, value in config.items()}
+    if hasattr(config, "tolist"):  # an array or a number of one of the libraries
+        config = config.tolist()
     return [plain(one) for one in config] if isinstance(config, list | tuple) else config
 
 
 def disagreements(ours, theirs):
-    """What our config says and theirs does not say alike; Keras may say more."""
+    """What our config says and theirs does not say alike; Keras may say more, or leave out None."""
     ours, theirs = plain(ours), plain(theirs)
     if isinstance(ours, dict) and isinstance(theirs, dict):
         found = {}
         for key, value in ours.items():
-            below = disagreements(value, theirs[key]) if key in theirs else (value, "absent")
+            if key == "dtype" and value is None:
+                continue  # the usual one
+            if key in theirs:
+                below = disagreements(value, theirs[key])
+            else:
+                below = None if value is None else (value, "absent")
             if below:
                 found[key] = below
         return found
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        below = [disagreements(*pair) for pair in zip(ours, theirs, strict=True)]
+        return (ours, theirs) if any(below) else None
     if isinstance(ours, float) and isinstance(theirs, float):  # Keras keeps some in float32
         return None if np.isclose(ours, theirs, rtol=1e-6, atol=0) else (ours, theirs)
     return None if ours == theirs else (ours, theirs)
