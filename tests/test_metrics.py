@@ -366,6 +366,8 @@ def test_names():
     [
         (lambda: metrics.get("accurracy"), "Did you mean 'accuracy'"),
         (lambda: metrics.get(3), "no metric"),
+        (lambda: metrics.resolve("mean", (4, 3), (None, 3)), "collects values, not predictions"),
+        (lambda: metrics.resolve(metrics.Sum(), (4, 3), (None, 3)), "MeanMetricWrapper"),
         (lambda: metrics.Precision(thresholds=1.5), r"thresholds lie in \[0, 1\]"),
         (lambda: metrics.AUC(curve="ROK"), "Did you mean 'ROC'"),
         (lambda: metrics.AUC(num_thresholds=1), "num_thresholds"),

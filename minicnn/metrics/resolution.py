@@ -6,7 +6,7 @@ from minicnn.metrics.accuracy import (
     CategoricalAccuracy,
     SparseCategoricalAccuracy,
 )
-from minicnn.metrics.base import get
+from minicnn.metrics.base import Mean, Sum, get
 from minicnn.metrics.regression import (
     BinaryCrossentropy,
     CategoricalCrossentropy,
@@ -28,9 +28,9 @@ def resolve(identifier, y_true_shape, output_shape, loss=None):
     not known (None) the loss decides; it also says whether the model's predictions are logits.
     """
     if not isinstance(identifier, str):
-        return get(identifier)
+        return _of_predictions(get(identifier))
     if identifier.lower() not in _BY_SHAPE:
-        metric = get(identifier)
+        metric = _of_predictions(get(identifier))
     else:
         loss = getattr(loss, "on_probabilities", loss)  # what the user chose before fusion
         binary, sparse, categorical = _BY_SHAPE[identifier.lower()]
@@ -44,6 +44,15 @@ def resolve(identifier, y_true_shape, output_shape, loss=None):
         else:
             metric = categorical(**options)
     metric.name = identifier
+    return metric
+
+
+def _of_predictions(metric):
+    if type(metric) in (Mean, Sum):
+        raise TypeError(
+            f"{type(metric).__name__} collects values, not predictions: as a metric of a model use "
+            "MeanMetricWrapper(fn), fn(y_true, y_pred) -> a value per sample"
+        )
     return metric
 
 
