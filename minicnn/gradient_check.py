@@ -92,6 +92,7 @@ class _Check:
             for head, target in zip(heads, self.targets, strict=True):
                 head.check(target)
         self.projections = None
+        self.magnitude = 0.0  # of the numbers that the loss is a sum of
 
     def value(self, keep=False):
         """(loss, gradients of the outputs, saved) at the current weights and inputs."""
@@ -108,16 +109,18 @@ class _Check:
         )
         x = self.inputs if self.many else self.inputs[0]
         outputs, saved = self.layer.forward(x, context)
+        arrays = outputs if isinstance(outputs, list) else [outputs]
         if self.with_loss:
             loss, dy = self.layer._loss_and_grad(outputs, self.targets, self.sample_weight)
             loss += sum(context.penalties) + sum(self.layer.losses)
+            self.magnitude = max(abs(loss), *(float(np.abs(y).max(initial=0)) for y in arrays))
             return loss, dy, saved
-        outputs = outputs if isinstance(outputs, list) else [outputs]
         if self.projections is None:
-            self.projections = [self.generator.normal(size=y.shape) for y in outputs]
-        pairs = zip(outputs, self.projections, strict=True)
-        loss = sum(float(np.sum(y * p)) for y, p in pairs) + sum(context.penalties)
-        return loss, self.projections if len(outputs) > 1 else self.projections[0], saved
+            self.projections = [self.generator.normal(size=y.shape) for y in arrays]
+        terms = [y * p for y, p in zip(arrays, self.projections, strict=True)]
+        loss = sum(float(np.sum(term)) for term in terms) + sum(context.penalties)
+        self.magnitude = abs(loss) + sum(float(np.sum(np.abs(term))) for term in terms)
+        return loss, self.projections if len(arrays) > 1 else self.projections[0], saved
 
     def run(self, epsilon, tolerance, entries):
         parameters = self.layer.trainable_weights
@@ -165,8 +168,8 @@ class _Check:
         below = self.value()[0]
         array[index] = before
         numeric = (above - below) / (2 * epsilon)
-        # Each loss L is rounded in its last bits (1e-16 L), which the division magnifies.
-        noise = 4e-16 * max(abs(above), abs(below)) / epsilon
+        # Each loss is a sum of terms rounded in their last bits, which the division magnifies.
+        noise = 4e-16 * self.magnitude / epsilon
         scale = max(abs(analytic), abs(numeric), 1e-3 * largest, 1e-12)
         return float(abs(analytic - numeric) / scale), float(noise / scale)
 

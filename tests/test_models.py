@@ -16,6 +16,7 @@ from minicnn import (
     models,
     ops,
     optimizers,
+    set_random_seed,
 )
 from minicnn.configurable import serialize
 from minicnn.layers import (
@@ -38,8 +39,9 @@ from minicnn.utils import clear_session
 
 
 @pytest.fixture(autouse=True)
-def fresh_names():
+def fresh_names_and_seed():
     clear_session()
+    set_random_seed(0)
 
 
 def numbers(*shape, seed=0):

@@ -257,16 +257,16 @@ class Epochs:
         """`steps` batches that continue where the last epoch stopped; start again at the end."""
         done = 0
         while done < steps:
-            if self.running is None:
+            fresh, before = self.running is None, done
+            if fresh:
                 self.running = iter(self.batches)
-            before = done
             for batch in itertools.islice(self.running, steps - done):
                 done += 1
                 yield batch
             if done == steps:
                 return
             self.running = None
-            if getattr(self.batches, "once", False) or done == before:
+            if getattr(self.batches, "once", False) or (fresh and done == before):
                 if not done:
                     return
                 warnings.warn(
