@@ -540,13 +540,8 @@ def _check_metric_names(given):
     for one in flat(given):
         if isinstance(one, list | tuple):
             _check_metric_names(list(one))
-        elif type(one) in (metrics.Mean, metrics.Sum):
-            raise TypeError(
-                f"{type(one).__name__} averages values, it compares no predictions with targets: "
-                "give a metric such as 'accuracy'"
-            )
-        elif isinstance(one, str) and one not in ("accuracy", "acc", "crossentropy", "ce"):
-            metrics.get(one)
+        elif one is not None:
+            metrics.resolve(one, None, (None, 2))
 
 
 def _verbosity(verbose):
