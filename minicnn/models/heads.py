@@ -13,6 +13,8 @@ class Head:
     def __init__(self, name, shape, activation, loss, weight, plain, weighted, prefix):
         self.name, self.shape, self.weight, self.prefix = name, shape, float(weight), prefix
         self.loss, self.activation, self.from_logits = loss, None, False
+        if loss is not None:
+            loss.check_activation(getattr(activation, "name", None), shape, name)
         if loss is not None and _fuses(loss, activation, shape):
             self.loss, self.activation, self.from_logits = loss.on_logits(), activation, True
         self.identifiers = [(one, False) for one in plain] + [(one, True) for one in weighted]
