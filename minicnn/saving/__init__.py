@@ -2,7 +2,7 @@
 
 What is read is bounded by the file's size and by closed tables of classes; what is written replaces
 the old file as a whole. container.py is the archive, translation.py the architecture, weights.py
-the numbers, disk.py the file.
+the numbers, disk.py the file. weights.py is imported in functions: it loads h5py.
 """
 
 import os
@@ -11,7 +11,7 @@ import warnings
 from minicnn.configurable import closest
 from minicnn.errors import FormatError
 from minicnn.models.model import Model
-from minicnn.saving import bounded_json, container, disk, translation, weights
+from minicnn.saving import bounded_json, container, disk, translation
 from minicnn.saving.registry import (
     CustomObjectScope,
     custom_object_scope,
@@ -48,6 +48,7 @@ def save_model(model, filepath, overwrite=True, zipped=None):
     The old file is replaced only when the new one is complete on disk. Real Keras opens it.
     """
     from minicnn import __version__
+    from minicnn.saving import weights
 
     if not isinstance(model, Model):
         raise TypeError(f"save_model takes a model, not {model!r}")
@@ -78,9 +79,7 @@ def _compile_entry(model):
     try:
         return translation.compile_entry(model)
     except (ValueError, TypeError) as error:
-        warnings.warn(
-            f"the model is saved without its compile arguments: {error}", stacklevel=3
-        )
+        warnings.warn(f"the model is saved without its compile arguments: {error}", stacklevel=3)
         return None
 
 
@@ -91,6 +90,8 @@ def load_model(filepath, custom_objects=None, compile=True, safe_mode=True):
     code in a file is ever run, whatever safe_mode says. FormatError: not such a file, or one that
     this library cannot represent. IntegrityError: bytes have changed since it was written.
     """
+    from minicnn.saving import weights
+
     path = _existing(filepath, ".keras", "load_model")
     file = container.Container(path)
     stored = weights.WeightFile(file.weights, f"{path}: {container.WEIGHTS}")
@@ -112,7 +113,7 @@ def load_model(filepath, custom_objects=None, compile=True, safe_mode=True):
 
 def _existing(filepath, suffix, what):
     """The path of a plain file with this suffix; says what it is if it is something else."""
-    path = os.fsdecode(os.fspath(filepath)) if not isinstance(filepath, str) else filepath
+    path = os.fsdecode(os.fspath(filepath))
     file, size = disk.open_regular(path)
     with file:
         if not path.endswith(suffix):
@@ -156,6 +157,8 @@ def _compile(model, given, stored, path, custom_objects):
 
 def save_weights(model, filepath, overwrite=True):
     """Write the weights (without the optimiser's state) to a .weights.h5 file."""
+    from minicnn.saving import weights
+
     path = disk.checked_path(filepath, ".weights.h5", "save_weights")
     disk.refuse_existing(path, overwrite)
     if not model.built:
@@ -169,7 +172,9 @@ def load_weights(model, filepath, skip_mismatch=False):
     skip_mismatch: load those that fit, warn about the others, and return {"loaded": names,
     "skipped": reasons}.
     """
-    path = os.fsdecode(os.fspath(filepath)) if not isinstance(filepath, str) else filepath
+    from minicnn.saving import weights
+
+    path = os.fsdecode(os.fspath(filepath))
     if not model.built:
         model.fail("is not built and has no weights yet: give it an input shape first")
     if path.endswith(".keras"):
@@ -188,9 +193,7 @@ def load_weights(model, filepath, skip_mismatch=False):
         )
     weights.fill(pairs, stored)
     if problems:
-        warnings.warn(
-            f"{path}: {len(pairs)} weights loaded, not: {_first(problems)}", stacklevel=3
-        )
+        warnings.warn(f"{path}: {len(pairs)} weights loaded, not: {_first(problems)}", stacklevel=3)
     if skip_mismatch:
         return {"loaded": [parameter.name for parameter, _ in pairs], "skipped": problems}
     return None

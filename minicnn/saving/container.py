@@ -194,9 +194,7 @@ class Container:
             )
 
     def _data(self, file, entry):
-        data = disk.read_exactly(
-            file, entry.offset + entry.header_size, entry.size, self.path
-        )
+        data = disk.read_exactly(file, entry.offset + entry.header_size, entry.size, self.path)
         if zlib.crc32(data) != entry.crc:
             self._fail(
                 entry.offset + entry.header_size,

@@ -45,6 +45,9 @@ _TAKE_TRAINING = ("BatchNormalization", "Dropout", "SpatialDropout2D")
 RUN_ARGUMENTS = ("run_eagerly", "steps_per_execution", "jit_compile", "auto_scale_loss")
 COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 
+# Arguments of ours that Keras's constructors refuse; without them nothing changes.
+_KERAS_REFUSES = {"SpatialDropout2D": ("trainable",)}
+
 KERAS_LACKS = ("ConfusionMatrix",)  # classes of ours that would stop real Keras from loading
 
 
@@ -134,6 +137,8 @@ class Writer:
         table = getattr(cls, "table", None)
         if table is not None and table.classes.get(cls.__name__) is cls:
             module, registered_name = MODULES[table.module], None
+            for name in _KERAS_REFUSES.get(cls.__name__, ()):
+                config.pop(name, None)
         else:
             module, registered_name = cls.__module__, registry.get_registered_name(cls)
         return {
