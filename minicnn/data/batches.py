@@ -32,18 +32,18 @@ class PyDataset:
 Sequence = PyDataset
 
 
-def as_arrays(value):
+def as_arrays(value, what="x"):
     """numpy arrays, keeping a list, tuple or dict of several inputs or outputs as a structure."""
     if value is None:
         return None
     if isinstance(value, dict):
-        return {name: _as_array(one) for name, one in value.items()}
+        return {name: _as_array(one, what) for name, one in value.items()}
     if isinstance(value, tuple | list) and any(getattr(one, "ndim", 0) >= 1 for one in value):
-        return [_as_array(one) for one in value]
-    return _as_array(value)
+        return [_as_array(one, what) for one in value]
+    return _as_array(value, what)
 
 
-def _as_array(value):
+def _as_array(value, what):
     if value is None:
         return None  # no targets for an output without a loss
     try:
@@ -52,8 +52,8 @@ def _as_array(value):
         array = np.empty(0, object)
     if array.dtype == object:
         raise ValueError(
-            "data is an array of objects: its rows differ in shape or are not numbers; make one "
-            "array of equal rows, e.g. by resizing the images"
+            f"{what} holds Python objects: rows of unequal length, None or text; make one array of "
+            "equal rows of numbers (resize images, map class names to integers 0..k-1)"
         )
     return array
 
@@ -204,7 +204,8 @@ def unpack(batch):
         raise ValueError(
             f"a generator yields x, (x, y) or (x, y, sample_weight), not a tuple of {len(batch)}"
         )
-    return tuple(as_arrays(part) for part in (*batch, None, None)[:3])
+    names = ("x", "y", "sample_weight")
+    return tuple(map(as_arrays, (*batch, None, None)[:3], names))
 
 
 class Epochs:
@@ -283,8 +284,8 @@ def make_batches(x, y=None, sample_weight=None, batch_size=None, shuffle=False, 
     if is_data(x):
         return ArrayBatches(
             as_arrays(x),
-            as_arrays(y),
-            as_arrays(sample_weight),
+            as_arrays(y, "y"),
+            as_arrays(sample_weight, "sample_weight"),
             32 if batch_size is None else batch_size,
             shuffle,
             seed,

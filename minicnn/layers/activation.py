@@ -77,3 +77,7 @@ class Softmax(_ActivationLayer):
         super().__init__(**base)
         self.axis = int(axis)
         self.function = activations.softmax.make(self.axis)
+
+    def check_input_shape(self, shape):
+        if not -len(shape) <= self.axis < len(shape):
+            self.fail(f"works along axis {self.axis}, which an input {tuple(shape)} does not have")

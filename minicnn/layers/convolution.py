@@ -64,7 +64,8 @@ class Conv2D(Layer):
         (channels,) = arguments.known_axes(self, input_shape, [3])
         if channels % self.groups:
             self.fail(
-                f"got {channels} input channels, which do not divide into {self.groups} groups"
+                f"got {channels} input channels, which do not divide into {self.groups} groups: "
+                "groups divides both the channels and the filters"
             )
         self.kernel = self.add_weight(
             "kernel",

@@ -61,7 +61,8 @@ class Dense(Layer):
             self.fail(f"expects at least 2 axes (n, features), got shape {tuple(shape)}")
         if self.built and shape[-1] != self.kernel.shape[0]:
             self.fail(
-                f"was built for {self.kernel.shape[0]} input features, got shape {tuple(shape)}"
+                f"was built for {self.kernel.shape[0]} input features, got shape {tuple(shape)}; "
+                "other inputs need a layer of their own"
             )
 
     @property

@@ -33,7 +33,10 @@ class Add(_Merging):
     def check_input_shape(self, shape):
         super().check_input_shape(shape)
         if not all(_agree(other[1:], shape[0][1:]) for other in shape[1:]):
-            self.fail(f"adds inputs of equal shape, got {shape}")
+            self.fail(
+                f"adds inputs of equal shape, got {shape}; in a residual block give the shortcut a "
+                "Conv2D(filters, 1, strides) of its own"
+            )
 
     def compute_output_shape(self, input_shape):
         return tuple(map(_known, zip(*input_shape, strict=True)))

@@ -92,7 +92,7 @@ class BatchNormalization(Layer):
         if self.built and shape[self.axis] != self.moving_mean.shape[0]:
             self.fail(
                 f"was built for {self.moving_mean.shape[0]} channels on axis {self.axis}, got shape"
-                f" {tuple(shape)}"
+                f" {tuple(shape)}; other inputs need a layer of their own"
             )
 
     def _channels_last(self, x):

@@ -143,6 +143,14 @@ class Rescaling(Layer):
             if array.dtype.kind not in "fiu" or array.ndim > 1:
                 self.fail(f"takes a number or a list with one per channel as {name}, not {value!r}")
 
+    def check_input_shape(self, shape):
+        for name, value in (("scale", self.scale), ("offset", self.offset)):
+            if shape[-1] is not None and np.size(value) not in (1, shape[-1]):
+                self.fail(
+                    f"has {np.size(value)} numbers as {name} for an input {tuple(shape)}: give one "
+                    "number, or one per channel (the last axis)"
+                )
+
     def forward(self, x, context):
         return ops.scale_shift(x, self.scale, self.offset, self.dtype), None
 

@@ -70,7 +70,7 @@ def one_hot(loss, y, shape, where, ignored):
 def labels(loss, y, shape, where, ignored):
     """A class number 0..k-1 for each sample, k the output's last axis."""
     classes = shape[-1]
-    if not fits(y.shape, shape[:-1]) and not fits(y.shape, (*shape[:-1], 1)):
+    if not fits(y.shape, shape[:-1]):
         if fits(y.shape, shape):
             raise ValueError(
                 f"{where} has shape {y.shape}: one-hot rows, but {loss.__name__} needs integer "
@@ -153,7 +153,7 @@ def fits(given, shape):
 def is_labels(y, shape):
     """Whether y could be class numbers for an output (..., k)."""
     several = shape and (shape[-1] is None or shape[-1] > 1)
-    return several and (fits(y.shape, shape[:-1]) or fits(y.shape, (*shape[:-1], 1)))
+    return several and fits(y.shape, shape[:-1])
 
 
 def first(mask):

@@ -1,6 +1,7 @@
 """Model: a graph of layers, walked forward and then backward. Sequential: one chain of them."""
 
 import json
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -545,14 +546,22 @@ def _add_gradient(gradients, slot, gradient):
 
 def _shape_advice(got, expected):
     """How to mend the commonest mistakes, as an expression."""
-    if len(got) == len(expected) - 1:
-        if expected[-1] == 1 and tuple(got[1:]) == tuple(expected[1:-1]):
-            return "; add the channel axis with x[..., None]"
-        if tuple(got) == tuple(expected[1:]):
-            return "; a single sample needs a batch axis: x[None]"
-    if len(got) == 4 == len(expected) and (got[2], got[3], got[1]) == tuple(expected[1:]):
-        return "; channels come last here: x.transpose(0, 2, 3, 1)"
-    return ""
+    got, expected = tuple(got), tuple(expected)
+    inner, wanted = got[1:], expected[1:]
+    if got == wanted:
+        return "; a single sample needs a batch axis: x[None]"
+    if len(wanted) == 3:
+        height, width, channels = wanted
+        if inner in ((height, width), (height, width, 1)):
+            x = "x[..., None]" if len(inner) == 2 else "x"
+            if channels == 1:
+                return f"; add the channel axis with {x}"
+            return f"; grey pictures need {channels} channels here: np.repeat({x}, {channels}, -1)"
+        if inner == (channels, height, width):
+            return "; channels come last here: x.transpose(0, 2, 3, 1)"
+    if None not in (*inner, *wanted) and math.prod(inner) == math.prod(wanted):
+        return f"; the same numbers in that shape: x.reshape({(-1, *wanted)})"
+    return f"; bring x to that shape, or build the model for {inner}"
 
 
 @table.register()

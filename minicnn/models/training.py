@@ -57,6 +57,7 @@ class Trainer:
             losses.get(one)
         for given in (metrics, weighted_metrics):
             _check_metric_names(given)
+        before = self.optimizer, self.compiled
         self.optimizer = optimizers.get(optimizer)
         self.compiled = {
             "loss": loss,
@@ -67,7 +68,11 @@ class Trainer:
         self._heads = None
         self._loss_mean = None
         if self.built and self.graph is not None:
-            self._prepare()
+            try:
+                self._prepare()
+            except Exception:
+                self.optimizer, self.compiled = before
+                raise
 
     def get_compile_config(self):
         """What `compile` was given, as plain values; None before `compile`."""
@@ -260,6 +265,10 @@ class Trainer:
         validation_split takes the last rows, before shuffling.
         """
         epochs = positive("epochs", epochs)
+        if validation_batch_size is None:
+            validation_batch_size = batch_size
+        else:
+            positive("validation_batch_size", validation_batch_size)
         if isinstance(initial_epoch, bool) or not 0 <= int(initial_epoch) <= epochs:
             raise ValueError(f"initial_epoch lies in 0..epochs={epochs}, not {initial_epoch!r}")
         if not 0 <= validation_split < 1:
@@ -275,11 +284,7 @@ class Trainer:
         class_weight = _class_weights(class_weight, self._heads, batches)
         validation = None
         if validation_data is not None:
-            validation = self._validation(
-                validation_data,
-                batch_size if validation_batch_size is None else validation_batch_size,
-                validation_steps,
-            )
+            validation = self._validation(validation_data, validation_batch_size, validation_steps)
         run = callbacks_module.CallbackList(
             callbacks,
             add_history=True,
@@ -324,6 +329,7 @@ class Trainer:
         if isinstance(batches, ArrayBatches):
             self._refuse_non_finite(self.check_inputs(batches.x))
             self._prepare()
+            _check_sample_weight(batches.sample_weight)
             if batches.y is None and any(head.loss is not None for head in self._heads):
                 raise ValueError("y is missing: fit and evaluate need targets for the loss")
             self._check_targets(batches.y)
@@ -372,6 +378,7 @@ class Trainer:
         weights = by_output(sample_weight, self._heads, "sample_weight")
         if source is not None and not isinstance(source.batches, ArrayBatches):
             sample_count(x, y, sample_weight)
+            _check_sample_weight(sample_weight)
             self._refuse_non_finite(x)
             self._check_targets(y)
         if class_weight is not None:
@@ -379,13 +386,19 @@ class Trainer:
         return x, targets, weights
 
     def _validation(self, data, batch_size, steps):
-        if isinstance(data, tuple | list) and len(data) in (2, 3):
-            x, y, weight = (*data, None)[:3]
-            batches = make_batches(x, y, weight, batch_size)
-        else:
-            batches = make_batches(data, batch_size=None)
-        if isinstance(batches, ArrayBatches):
-            self._start(batches, training=False)
+        try:
+            if isinstance(data, tuple | list) and len(data) in (2, 3):
+                x, y, weight = (*data, None)[:3]
+                batches = make_batches(x, y, weight, batch_size)
+            elif is_data(data):
+                raise ValueError("give (x, y), (x, y, sample_weight) or a source of such batches")
+            else:
+                batches = make_batches(data)
+            if isinstance(batches, ArrayBatches):
+                self._start(batches, training=False)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"validation_data: {error}") from error
         return Epochs(batches, steps, "validation_steps")
 
     def _evaluate(self, source, run):
@@ -484,7 +497,9 @@ class Trainer:
         return self._batch_result(return_dict)
 
     def _one_batch(self, x, y, sample_weight):
-        return ArrayBatches(as_arrays(x), as_arrays(y), as_arrays(sample_weight))
+        return ArrayBatches(
+            as_arrays(x), as_arrays(y, "y"), as_arrays(sample_weight, "sample_weight")
+        )
 
     def _batch_result(self, return_dict):
         logs = self.get_metrics_result()
@@ -536,6 +551,12 @@ class Trainer:
         return logs
 
 
+def _check_sample_weight(sample_weight):
+    for array in flat(sample_weight):
+        if array is not None and not finite(array):
+            raise ValueError("sample_weight holds NaN or infinity: give 0 to leave a sample out")
+
+
 def _check_metric_names(given):
     for one in flat(given):
         if isinstance(one, list | tuple):
@@ -565,7 +586,8 @@ def _split_tail(x, y, sample_weight, fraction, classes):
         raise ValueError(
             f"validation_split needs arrays, x is a {type(x).__name__}: give validation_data"
         )
-    x, y, sample_weight = as_arrays(x), as_arrays(y), as_arrays(sample_weight)
+    x, y = as_arrays(x), as_arrays(y, "y")
+    sample_weight = as_arrays(sample_weight, "sample_weight")
     count = sample_count(x, y, sample_weight)
     at = int(math.floor(count * (1.0 - fraction)))
     if at in (0, count):
