@@ -106,7 +106,10 @@ class Trainer:
         self._heads_of = self.graph
         self._logits = frozenset(i for i, head in enumerate(self._heads) if head.from_logits)
         self._loss_mean = metrics.Mean(name="loss")
-        self._head_means = [metrics.Mean(name=f"{head.name}_loss") for head in self._heads]
+        with_loss = [head for head in self._heads if head.loss is not None]
+        self._head_means = {  # of a single loss the total is the mean already
+            head: metrics.Mean(name=f"{head.name}_loss") for head in with_loss if len(with_loss) > 1
+        }
 
     @property
     def loss(self):
@@ -152,8 +155,8 @@ class Trainer:
                 gradients.append(None)
                 continue
             value, gradient = head.loss.value_and_grad(y[number], output, sample_weight[number])
-            if len(outputs) > 1:
-                self._head_means[number].update_state(value, len(output))
+            if head in self._head_means:
+                self._head_means[head].update_state(value, len(output))
             if head.weight != 1.0:
                 value, gradient = value * head.weight, gradient * head.weight
             total += value
@@ -164,16 +167,15 @@ class Trainer:
         """Add the regularisers' gradients; their values and those of activity regularisers."""
         total = sum(activity)
         for parameter in self._regularized:
-            if parameter.regularizer is not None:
-                total += parameter.regularizer.value(parameter.value)
-                if parameter.trainable:
-                    parameter.accumulate(parameter.regularizer.grad(parameter.value))
+            total += parameter.regularizer.value(parameter.value)
+            parameter.accumulate(parameter.regularizer.grad(parameter.value))
         return total
 
     @property
     def losses(self):
-        """Values of the weight regularisers."""
-        return [p.regularizer.value(p.value) for p in self.weights if p.regularizer is not None]
+        """Values of the weight regularisers; frozen weights do not count, as in Keras."""
+        trainable = self.trainable_weights
+        return [p.regularizer.value(p.value) for p in trainable if p.regularizer is not None]
 
     def _update_metrics(self, loss, outputs, y, sample_weight):
         outputs = [outputs] if self._single_output else outputs
@@ -346,7 +348,7 @@ class Trainer:
                 )
             self.optimizer.build(self.trainable_weights)
             self._first_trained = self.trainable_weights[:2]  # a kernel and its bias
-            self._regularized = [p for p in self.weights if p.regularizer is not None]
+            self._regularized = [p for p in self.trainable_weights if p.regularizer is not None]
             self._seed = randomness.next_seed()
             self._warned_non_finite = False
 
@@ -515,9 +517,8 @@ class Trainer:
         """The metric objects: the loss, then those of each output."""
         if self._loss_mean is None:
             return []
-        several = self._head_means if len(self._heads) > 1 else []
         found = [metric for head in self._heads for metric, _ in head.metrics or ()]
-        return [self._loss_mean, *several, *found]
+        return [self._loss_mean, *self._head_means.values(), *found]
 
     @property
     def metrics_names(self):
@@ -532,12 +533,7 @@ class Trainer:
     def get_metrics_result(self):
         """Loss and metrics by name."""
         logs = {"loss": self._loss_mean.result()}
-        if len(self._heads) > 1:
-            logs.update(
-                (mean.name, mean.result())
-                for head, mean in zip(self._heads, self._head_means, strict=True)
-                if head.loss is not None
-            )
+        logs.update((mean.name, mean.result()) for mean in self._head_means.values())
         for head in self._heads:
             for metric, weighted in head.metrics or ():
                 name = head.prefix + metric.name

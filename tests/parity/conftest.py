@@ -16,6 +16,11 @@ if keras.backend.backend() != "jax":
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+def pytest_configure(config):
+    # Keras's variables do not take NumPy's `copy` yet; all other warnings are errors.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation:DeprecationWarning")
+
+
 @pytest.fixture
 def same_names():
     """Both libraries count layer names from the start."""

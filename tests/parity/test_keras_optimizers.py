@@ -70,8 +70,6 @@ SCHEDULES = [
     ("CosineDecayRestarts", (0.1, 3), dict(t_mul=1.5, m_mul=0.8, alpha=0.05)),
     ("CosineDecayRestarts", (0.1, 3), dict(t_mul=1.0, m_mul=0.5)),
 ]
-# Keras's own variables do not take NumPy's `copy` yet.
-numpy_copy = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 each_schedule = pytest.mark.parametrize(
     ("name", "arguments", "options"), SCHEDULES, ids=[f"{n}-{a}-{o}" for n, a, o in SCHEDULES]
 )
@@ -178,7 +176,6 @@ def test_optimizer_follows_a_schedule(options):
     compare(ours, theirs)
 
 
-@numpy_copy
 @each_case
 def test_config_is_read_by_keras(name, options):
     config = getattr(optimizers, name)(**options).get_config()
@@ -186,7 +183,6 @@ def test_config_is_read_by_keras(name, options):
     assert not disagreements(config, theirs.get_config())
 
 
-@numpy_copy
 @each_schedule
 def test_schedule_config_is_read_by_keras(name, arguments, options):
     optimizer = optimizers.Adam(getattr(schedules, name)(*arguments, **options))
