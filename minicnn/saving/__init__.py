@@ -12,6 +12,7 @@ from minicnn.configurable import closest
 from minicnn.errors import FormatError
 from minicnn.models.model import Model
 from minicnn.saving import bounded_json, container, disk, translation
+from minicnn.saving.names import check_name
 from minicnn.saving.registry import (
     CustomObjectScope,
     custom_object_scope,
@@ -105,24 +106,26 @@ def load_model(filepath, custom_objects=None, compile=True, safe_mode=True):
     if problems:
         raise FormatError(f"{path}: weights and architecture disagree: {_first(problems)}")
     weights.fill(pairs, stored)
-    given = file.metadata.get("compile_config") or file.config.get("compile_config")
+    given = file.config.get("compile_config")
+    if file.own:
+        given = file.metadata.get("compile_config", given)
     if compile and given:
         _compile(model, given, stored, path, custom_objects)
     return model
 
 
 def _existing(filepath, suffix, what):
-    """The path of a plain file with this suffix; says what it is if it is something else."""
+    """The path, if it has this suffix; else FormatError, which says what the file is."""
     path = os.fsdecode(os.fspath(filepath))
+    if path.endswith(suffix):
+        return path
     file, size = disk.open_regular(path)
     with file:
-        if not path.endswith(suffix):
-            head = disk.read_exactly(file, 0, min(size, 512), path)
-            try:
-                disk.checked_path(path, suffix, what)
-            except ValueError as error:
-                raise FormatError(f"{error} ({path} is {disk.describe(head)})") from None
-    return path
+        head = disk.read_exactly(file, 0, min(size, 512), path)
+    try:
+        disk.checked_path(path, suffix, what)
+    except ValueError as error:
+        raise FormatError(f"{error} ({path} is {disk.describe(head)})") from None
 
 
 def _first(problems):
@@ -133,6 +136,8 @@ def _first(problems):
 def _compile(model, given, stored, path, custom_objects):
     builder = translation.Builder(f"{path}: compile_config", custom_objects)
     arguments = builder.build(given)
+    if not isinstance(arguments, dict):
+        builder.fail(f"expected the arguments of compile, got {str(arguments)[:80]!r}")
     known = (*translation.COMPILE_ARGUMENTS, *translation.RUN_ARGUMENTS)
     for name in arguments:
         if name not in known:
@@ -140,7 +145,7 @@ def _compile(model, given, stored, path, custom_objects):
     chosen = {n: arguments[n] for n in translation.COMPILE_ARGUMENTS if n in arguments}
     try:
         model.compile(**chosen)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FormatError(
             f"{path}: {error} (load_model(..., compile=False) loads without it)"
         ) from error
@@ -163,6 +168,8 @@ def save_weights(model, filepath, overwrite=True):
     disk.refuse_existing(path, overwrite)
     if not model.built:
         model.fail("is not built and has no weights yet: give it an input shape first")
+    for _, layer, _ in weights.places(model):
+        check_name(layer.name, type(layer).__name__, ValueError)
     disk.write_atomically(path, [weights.pack(model)], overwrite)
 
 

@@ -1,5 +1,6 @@
 """Damaged, cut and forged files: every one is refused, at once, and the message says where."""
 
+import json
 import os
 import random
 import re
@@ -13,6 +14,7 @@ import pytest
 from small_files import numbers, stored, tiny_model
 
 import minicnn
+from minicnn import losses, saving
 from minicnn.errors import FormatError, IntegrityError
 from minicnn.saving import container, weights
 
@@ -151,9 +153,14 @@ def test_mutated_members_raise_only_our_errors(parts, tmp_path):
     """The archive is sound, the config inside it is not."""
     generator = random.Random(4)
     path = tmp_path / "m.keras"
-    parts.write(path)
-    text = parts.members["config.json"]
-    for _ in range(300):
+    model = tiny_model()
+    model.compile("adam", losses.MeanSquaredError(), metrics=["mae"])
+    config = saving.serialize_keras_object(model)
+    config["compile_config"] = saving.serialize_keras_object(model.get_compile_config())
+    text = json.dumps(config).encode()
+    parts.write(path, text)
+    assert minicnn.load_model(path).compiled
+    for _ in range(400):
         parts.write(path, mutation(text, generator))
         try:
             model = minicnn.load_model(path)
