@@ -117,7 +117,8 @@ class Writer:
         made = {}
         for key, item in config.items():
             own = getattr(thing, key, None)
-            made[key] = self.value(own if _has_config(own) else item)
+            from_object = _has_config(own) or isinstance(own, activations.ActivationFunction)
+            made[key] = self.value(own if from_object else item)
         return made
 
     def _serialized(self, entry):
