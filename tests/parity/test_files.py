@@ -292,6 +292,23 @@ def test_schedules_and_outputs(tmp_path):
     assert again.compiled["loss_weights"] == {names[0]: 2.0, names[1]: 0.5}
 
 
+def test_models_that_only_we_make(tmp_path):
+    """One that begins at an inner tensor of another, and calls with a training flag."""
+    x = minicnn.Input((6, 6, 2), name="x")
+    first = layers.BatchNormalization(name="n")(x, training=False)
+    later = layers.Conv2D(2, 3, name="c")(layers.Dropout(0.5)(first, training=True), training=True)
+    model = minicnn.Model(first, [layers.Flatten()(first), layers.Flatten()(later)])
+    model.save(tmp_path / "m.keras")
+    theirs = keras.models.load_model(tmp_path / "m.keras")
+    assert theirs.inputs[0].name == "n_input"
+    data = numbers(2, 6, 6, 2)
+    all_close(model.predict(data, verbose=0)[0], theirs.predict(data, verbose=0)[0])
+    kept = minicnn.Model(first, layers.Flatten()(layers.Conv2D(2, 3)(first)))
+    kept.set_weights(model.get_weights()[-2:])
+    dropped = theirs.predict(data, verbose=0)[1]
+    assert not np.allclose(kept.predict(data, verbose=0), dropped)  # training=True arrived
+
+
 def test_float64_and_integer_inputs(tmp_path):
     model = minicnn.Sequential([minicnn.Input((4, 4, 1), dtype="uint8"), layers.Rescaling(1 / 255)])
     model.save(tmp_path / "m.keras")
