@@ -10,7 +10,7 @@ from minicnn import graph, ops, randomness
 from minicnn.configurable import closest, serialize
 from minicnn.context import Context
 from minicnn.graph import Node, SymbolicTensor
-from minicnn.layers.base import Layer, reset_names, table
+from minicnn.layers.base import Layer, reset_names, table, unique_name
 from minicnn.layers.input import Input, InputLayer
 from minicnn.models.training import Trainer
 
@@ -125,6 +125,8 @@ class Model(Trainer, Layer):
     input_keys = output_keys = None  # names that a dict of inputs or outputs was given with
 
     def __init__(self, inputs=None, outputs=None, name: str | None = None, **base):
+        if name is None and type(self) is Model:
+            name = unique_name("functional")  # as Keras counts them
         super().__init__(name=name, **base)
         if inputs is None or outputs is None:
             self.fail("needs inputs= and outputs=, or use Sequential([...])")

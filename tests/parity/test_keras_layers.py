@@ -128,6 +128,16 @@ def test_shapes(case):
     ours, theirs, shape = pair(case).ours, pair(case).theirs, pair(case).shape
     assert tuple(ours.compute_output_shape(shape)) == tuple(theirs.compute_output_shape(shape))
     assert ours.count_params() == theirs.count_params()
+    unknown = [without_sizes(ours, one) for one in (shape if isinstance(shape, list) else [shape])]
+    unknown = unknown if isinstance(shape, list) else unknown[0]
+    assert tuple(ours.compute_output_shape(unknown)) == tuple(theirs.compute_output_shape(unknown))
+
+
+def without_sizes(layer, shape):
+    """The shape with batch and, where a layer may live with that, image sizes unknown."""
+    if len(shape) == 4 and getattr(layer, "axis", -1) == -1:
+        return (None, None, None, shape[3])
+    return (None, *shape[1:])
 
 
 @each_case

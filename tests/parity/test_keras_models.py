@@ -37,7 +37,12 @@ def chain(lib):
             layers.BatchNormalization(momentum=0.9),
             layers.AveragePooling2D(2),
             layers.Flatten(),
-            layers.Dense(7, activation="tanh", bias_regularizer=lib.regularizers.L1(0.03)),
+            layers.Dense(
+                7,
+                activation="tanh",
+                bias_regularizer=lib.regularizers.L1(0.03),
+                kernel_constraint=lib.constraints.MaxNorm(0.9),
+            ),
             layers.Dense(K, activation="softmax"),
         ]
     )
@@ -183,6 +188,12 @@ def test_training_step_by_step(case):
         close(a, b, VALUE_TOLERANCE)
 
 
+def test_pixels_as_they_come():
+    both = twins(chain)
+    pixels = np.random.default_rng(9).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    close(*(model.predict(pixels, verbose=0) for model in both), VALUE_TOLERANCE)
+
+
 def as_list(value):
     return value if isinstance(value, list) else [value]
 
@@ -248,6 +259,20 @@ FITS = {
         {},
         ONE_HOT,
     ),
+    "callbacks": (
+        (),
+        CLASSES,
+        dict(
+            callbacks=lambda lib: [
+                lib.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10),
+                lib.callbacks.EarlyStopping(
+                    "accuracy", min_delta=10, patience=2, restore_best_weights=True
+                ),
+            ],
+            epochs=5,
+        ),
+        ONE_HOT,
+    ),
     "averages of weights": (
         (),
         CLASSES
@@ -265,11 +290,66 @@ def test_fit(case):
     ours, theirs = both = twins(small, *arguments, **compiled)
     before = ours.get_weights()
     options = dict(epochs=3, batch_size=8, shuffle=False, verbose=0) | options
-    histories = [model.fit(F, y, **options) for model in both]
+    histories = []
+    for model, lib in zip(both, (minicnn, keras), strict=True):
+        given = {k: v(lib) if callable(v) else v for k, v in options.items()}
+        histories.append(model.fit(F, y, **given))
     assert histories[0].epoch == histories[1].epoch
     same_logs(*(history.history for history in histories))
     compare_steps(before, ours, theirs)
     close(*(model.predict(F, verbose=0) for model in both), VALUE_TOLERANCE)
+
+
+def batches():
+    """Without end, with sample weights."""
+    while True:
+        for at in range(0, N, 8):
+            part = slice(at, at + 8)
+            yield F[part], ONE_HOT[part], WEIGHTS[part]
+
+
+def dataset(lib):
+    """The batches of half an epoch, by number."""
+
+    class Half(lib.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return F[8 * index : 8 * index + 8], ONE_HOT[8 * index : 8 * index + 8]
+
+    return Half()
+
+
+def test_fit_with_generators():
+    both = twins(small, **CLASSES)
+    before = both[0].get_weights()
+    histories = [
+        model.fit(
+            batches(),
+            steps_per_epoch=2,
+            epochs=3,
+            validation_data=dataset(lib),
+            shuffle=False,
+            verbose=0,
+        ).history
+        for model, lib in zip(both, (minicnn, keras), strict=True)
+    ]
+    same_logs(*histories)
+    compare_steps(before, *both)
+    evaluated = [
+        model.evaluate(F, ONE_HOT, sample_weight=WEIGHTS, verbose=0, return_dict=True)
+        for model in both
+    ]
+    same_logs(*evaluated)
+
+
+@pytest.mark.parametrize(
+    "weights", [dict(sample_weight=WEIGHTS), dict(class_weight={0: 3.0, 2: 0})]
+)
+def test_weights_in_single_batches(weights):
+    both = twins(small, **SPARSE)
+    same_logs(*(model.train_on_batch(F, LABELS, **weights, return_dict=True) for model in both))
 
 
 def test_fit_with_dicts():
