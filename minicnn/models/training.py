@@ -24,6 +24,9 @@ from minicnn.data.batches import (
 )
 from minicnn.models.heads import by_output, finite, make_heads
 
+# Infinity and NaN travel on to the loss, and then one warning says where they began.
+QUIET = np.errstate(over="ignore", invalid="ignore")
+
 
 class Trainer:
     """The training half of Model. Everything here uses only forward, backward and the weights."""
@@ -118,6 +121,7 @@ class Trainer:
 
     # -- one step ---------------------------------------------------------------------------------
 
+    @QUIET
     def train_step(self, x, y, sample_weight):
         """Forward, loss, backward, optimiser, metrics."""
         context = Context(
@@ -138,6 +142,7 @@ class Trainer:
         self.optimizer.step()
         self._update_metrics(loss, outputs, y, sample_weight)
 
+    @QUIET
     def test_step(self, x, y, sample_weight):
         """Forward in inference mode, loss, metrics."""
         context = Context(logits=self._logits, penalties=[])
