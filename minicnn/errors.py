@@ -1,4 +1,20 @@
-"""The errors that are about files and downloads; everything else raises ValueError or TypeError."""
+"""Errors about files and downloads (all else raises ValueError or TypeError), and warnings."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+_INSIDE = tuple(str(Path(file).parent) for file in (__file__, np.__file__))
+
+
+def warn(message, category=UserWarning):
+    """Warn at the line outside of this package (and of NumPy) from which all this was called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 class FormatError(ValueError):

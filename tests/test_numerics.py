@@ -207,7 +207,7 @@ def test_nan_is_reported_once_per_fit_and_can_end_it(capsys):
     spoil(model.get_layer("tanh"), "forward", 1)
     with pytest.warns(RuntimeWarning) as seen:
         fit(model, epochs=3)
-    assert len(seen) == 1
+    assert len(seen) == 1 and seen[0].filename == __file__
     model = network()
     spoil(model.get_layer("tanh"), "forward", 2)
     with pytest.warns(RuntimeWarning, match="TerminateOnNaN stops here"):

@@ -1002,3 +1002,23 @@ def test_nothing_is_printed_or_warned_in_a_quiet_run(capsys):
         model.evaluate(x, y, verbose=0)
         model.predict(x, verbose=0)
     assert capsys.readouterr().out == ""
+
+
+def test_warnings_point_at_the_line_that_called():
+    x, y = problem()
+    binary = Sequential([Input((4,)), Dense(1, activation="sigmoid")])
+    binary.compile("sgd", "binary_crossentropy")
+    frozen = classifier()
+    frozen.trainable = False
+    for call in (
+        lambda: classifier().fit(in_batches(x, y), epochs=3, verbose=0),
+        lambda: classifier().fit(x, y, validation_data=in_batches(x, y), epochs=2, verbose=0),
+        lambda: classifier().evaluate(in_batches(x, y), steps=9, verbose=0),
+        lambda: classifier().predict(in_batches(x, y), steps=9, verbose=0),
+        lambda: frozen.train_on_batch(x, y),
+        lambda: binary.fit(x, y, verbose=0),  # labels 0..2
+        lambda: binary.evaluate(iter([(x, y)]), verbose=0),
+    ):
+        with pytest.warns(UserWarning) as seen:
+            call()
+        assert [Path(one.filename).name for one in seen] == ["test_training.py"]

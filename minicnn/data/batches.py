@@ -1,11 +1,11 @@
 """Batches of (x, y, sample_weight) from arrays, generators and Sequence-like objects."""
 
 import itertools
-import warnings
 
 import numpy as np
 
 from minicnn import randomness
+from minicnn.errors import warn
 
 
 class PyDataset:
@@ -243,10 +243,9 @@ class Epochs:
             raise ValueError("the data source yielded no batch")
         if not self.exhausted:
             self.exhausted = True
-            warnings.warn(
+            warn(
                 "the generator has ended: it runs only once, so nothing is left for another epoch; "
                 f"give {self.what} and let it loop for ever",
-                stacklevel=4,
             )
 
     def restart(self):
@@ -270,10 +269,9 @@ class Epochs:
             if getattr(self.batches, "once", False) or (fresh and done == before):
                 if not done:
                     return
-                warnings.warn(
+                warn(
                     f"the generator ended after {done} of {steps} batches ({self.what}); training "
                     "stops here: let it loop for ever, or lower the number",
-                    stacklevel=4,
                 )
                 self.exhausted = True
                 return

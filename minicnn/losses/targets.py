@@ -4,9 +4,9 @@ NumPy would broadcast y of shape (n,) against an output (n, k) and train on nons
 is out of range would index something else. Shapes have the batch first, entries may be None.
 """
 
-import warnings
-
 import numpy as np
+
+from minicnn.errors import warn
 
 
 def check(loss, y, shape, name, ignored=None):
@@ -166,7 +166,3 @@ def show(shape):
     """(None, 10) as (n, 10)."""
     sizes = ["n" if size is None else str(size) for size in shape]
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
-
-
-def warn(message):
-    warnings.warn(message, UserWarning, stacklevel=5)  # this, the kind, check, Loss.check, caller

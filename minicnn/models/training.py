@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +21,7 @@ from minicnn.data.batches import (
     positive,
     sample_count,
 )
+from minicnn.errors import warn
 from minicnn.models.heads import by_output, finite, make_heads
 
 # Infinity and NaN travel on to the loss, and then one warning says where they began.
@@ -206,12 +206,11 @@ class Trainer:
         place = self._non_finite_weight() or self._non_finite_layer(x, dy, context)
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         inputs = max(float(np.max(np.abs(one), initial=0)) for one in flat(x))
-        warnings.warn(
+        warn(
             f"{what} at step {context.step}: first in the {place}; largest input "
             f"{inputs:.3g}, learning rate {float(self.optimizer.learning_rate):.3g}: lower the "
             "rate, clip gradients (clipnorm=1), scale the input; TerminateOnNaN stops here",
             RuntimeWarning,
-            stacklevel=4,
         )
 
     def _non_finite_weight(self):
@@ -347,9 +346,8 @@ class Trainer:
             if all(head.loss is None for head in self._heads):
                 self.fail("was compiled without a loss: compile(loss=...)")
             if not self.trainable_weights:
-                warnings.warn(
+                warn(
                     f"{self.name!r} has no trainable weights: fit does not change them",
-                    stacklevel=3,
                 )
             self.optimizer.build(self.trainable_weights)
             self._first_trained = self.trainable_weights[:2]  # a kernel and its bias
@@ -619,10 +617,9 @@ def _warn_missing_classes(y, at):
         return
     train, held_out = set(classes[:at].tolist()), set(classes[at:].tolist())
     if len(train | held_out) <= 1000 and held_out - train:
-        warnings.warn(
+        warn(
             f"validation_split takes the last rows, and classes {sorted(held_out - train)[:10]} "
             "are only there: training never sees them; shuffle x and y before",
-            stacklevel=4,
         )
 
 
