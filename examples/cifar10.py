@@ -77,7 +77,9 @@ def parse_arguments():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N pictures")
-    parser.add_argument("--data", metavar="PATH", help="folder that holds CIFAR-10 (binary version)")
+    parser.add_argument(
+        "--data", metavar="PATH", help="folder that holds CIFAR-10 (binary version)"
+    )
     parser.add_argument("--sample", action="store_true", help="use the embedded sample")
     parser.add_argument("--output", type=Path, default=Path("cifar10-output"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)

@@ -31,7 +31,7 @@ def constructor_arguments(cls):
 
 
 def closest(name, names):
-    """" Did you mean 'adam'?" or "" when nothing is close."""
+    """The hint " Did you mean 'adam'?", or "" when nothing is close."""
     lowered = {str(n).lower(): n for n in names}
     match = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.6)
     return f" Did you mean {lowered[match[0]]!r}?" if match else ""

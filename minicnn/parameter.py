@@ -27,9 +27,7 @@ class Parameter:
         "value",
     )
 
-    def __init__(
-        self, value, name, trainable=True, regularizer=None, constraint=None, state=False
-    ):
+    def __init__(self, value, name, trainable=True, regularizer=None, constraint=None, state=False):
         self.value, self.name, self.state = value, name, state
         self.trainable = trainable and not state
         self.regularizer, self.constraint = regularizer, constraint

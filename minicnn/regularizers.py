@@ -1,7 +1,7 @@
 """Penalties on weights that are added to the loss, each with its gradient beside it.
 
-    L1L2:        value = l1 sum |w| + l2 sum w^2          grad = l1 sign(w) + 2 l2 w
-    Orthogonal:  value = factor mean over pairs i < j of |u_i . u_j|,  u_i = w_i / |w_i|
+L1L2:        value = l1 sum |w| + l2 sum w^2          grad = l1 sign(w) + 2 l2 w
+Orthogonal:  value = factor mean over pairs i < j of |u_i . u_j|,  u_i = w_i / |w_i|
 """
 
 import math

@@ -45,7 +45,10 @@ LAYERS = {
         (dict(filters=3, kernel_size=3, dilation_rate=2, padding="same"), (9, 8, 2)),
         (dict(filters=6, kernel_size=3, groups=3, padding="same", activation="gelu"), (5, 6, 6)),
         (dict(filters=8, kernel_size=1, use_bias=False, kernel_regularizer="l2"), (5, 4, 20)),
-        (dict(filters=2, kernel_size=7, strides=2, padding="same", activation="softmax"), (8, 9, 1)),
+        (
+            dict(filters=2, kernel_size=7, strides=2, padding="same", activation="softmax"),
+            (8, 9, 1),
+        ),
         (dict(filters=8, kernel_size=3, groups=8), (6, 6, 8)),
         (
             dict(filters=3, kernel_size=2, activity_regularizer="l1", bias_regularizer="l1_l2"),

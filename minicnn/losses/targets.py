@@ -50,8 +50,10 @@ def one_hot(loss, y, shape, where, ignored):
     """A distribution over the classes of the last axis for each sample."""
     if fits(y.shape, shape):
         if shape[-1] == 1:
-            warn(f"{loss.__name__} over a single class is constant: use binary_crossentropy with "
-                 "one sigmoid unit, or an output for each class")
+            warn(
+                f"{loss.__name__} over a single class is constant: use binary_crossentropy with "
+                "one sigmoid unit, or an output for each class"
+            )
         if y.size and (y.min() < 0 or y.max() > 1):
             at = first((y < 0) | (y > 1))
             warn(f"{where} is {y[at]} at index {at}: {loss.__name__} expects probabilities 0..1")
@@ -110,8 +112,10 @@ def probabilities(loss, y, shape, where, ignored):
     numbers(loss, y, shape, where, ignored)
     if y.size and (y.min() < 0 or y.max() > 1):
         at = first((y < 0) | (y > 1))
-        warn(f"{where} is {y[at]} at index {at}: {loss.__name__} expects 0..1, elsewhere it has no "
-             "minimum; divide pixels by 255, map labels -1, 1 to 0, 1")
+        warn(
+            f"{where} is {y[at]} at index {at}: {loss.__name__} expects 0..1, elsewhere it has no "
+            "minimum; divide pixels by 255, map labels -1, 1 to 0, 1"
+        )
 
 
 def check_activation(loss, activation, shape, name):
@@ -126,14 +130,20 @@ def check_activation(loss, activation, shape, name):
     if activation == "softmax" and shape[-1] == 1:
         warn(f"{where}: softmax over one unit is always 1; use sigmoid with binary_crossentropy")
     elif loss.from_logits and is_probability:
-        warn(f"{where} ends in {activation}, but {kind} has from_logits=True and applies "
-             f"{loss.expects} again: leave one of the two out")
+        warn(
+            f"{where} ends in {activation}, but {kind} has from_logits=True and applies "
+            f"{loss.expects} again: leave one of the two out"
+        )
     elif not loss.from_logits and not is_probability:
-        warn(f"{where} ends in {activation}, but {kind} expects probabilities: end in "
-             f"{loss.expects}, or use {kind}(from_logits=True)")
+        warn(
+            f"{where} ends in {activation}, but {kind} expects probabilities: end in "
+            f"{loss.expects}, or use {kind}(from_logits=True)"
+        )
     elif not loss.from_logits and loss.expects == "softmax" and activation != "softmax":
-        warn(f"{where} ends in {activation}, which treats every class by itself, but {kind} "
-             "compares them: end in softmax, or use binary_crossentropy for several labels at once")
+        warn(
+            f"{where} ends in {activation}, which treats every class by itself, but {kind} "
+            "compares them: end in softmax, or use binary_crossentropy for several labels at once"
+        )
 
 
 # -- shapes ----------------------------------------------------------------------------------------

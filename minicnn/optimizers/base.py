@@ -1,6 +1,6 @@
 """Optimizer: what happens in a step besides the rule itself. The rules are the files beside this.
 
-    step:  accumulate, clip the gradients, decay the weights, **update**, average, constrain
+step:  accumulate, clip the gradients, decay the weights, **update**, average, constrain
 """
 
 import math
@@ -278,8 +278,10 @@ class Optimizer(Configurable):
         """Take over what `state` gave (its arrays, in its order); all of it or nothing."""
         arrays, expected = [np.asarray(array) for array in arrays], self.state()
         if len(arrays) != len(expected):
-            self.fail(f"has {len(expected)} state arrays, not {len(arrays)}: build it on the same "
-                      "parameters first, with the same arguments")
+            self.fail(
+                f"has {len(expected)} state arrays, not {len(arrays)}: build it on the same "
+                "parameters first, with the same arguments"
+            )
         for (name, own), array in zip(expected, arrays, strict=True):
             if own.shape != array.shape:
                 self.fail(f"state {name!r} has shape {own.shape}, not {array.shape}")
