@@ -20,6 +20,15 @@ class SymbolicTensor:
             "Activation('relu')(tensor), or give data to the model"
         )
 
+    def _refuse(self, *other):
+        raise TypeError(
+            f"{self!r} is symbolic, Python's operators do not work on it: use layers, e.g. "
+            "Add()([a, b]) or Rescaling(scale, offset)(a)"
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _refuse
+    __rtruediv__ = __neg__ = __pow__ = __matmul__ = __getitem__ = __iter__ = _refuse
+
     def __repr__(self):
         return f"<SymbolicTensor {self.name} shape={self.shape} dtype={self.dtype}>"
 

@@ -199,9 +199,7 @@ SHAPES_IN_THE_GRAPH = {
 }
 
 
-@pytest.mark.parametrize(
-    ("make", "message"), SHAPES_IN_THE_GRAPH.values(), ids=SHAPES_IN_THE_GRAPH
-)
+@pytest.mark.parametrize(("make", "message"), SHAPES_IN_THE_GRAPH.values(), ids=SHAPES_IN_THE_GRAPH)
 def test_shapes_that_do_not_fit_a_layer(make, message):
     refused(message, make)
 
@@ -316,9 +314,7 @@ WRONG_TARGETS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("arguments", "y", "message"), WRONG_TARGETS.values(), ids=WRONG_TARGETS
-)
+@pytest.mark.parametrize(("arguments", "y", "message"), WRONG_TARGETS.values(), ids=WRONG_TARGETS)
 def test_targets_that_do_not_fit(arguments, y, message):
     fit_refused(f"y of output {message}", pictures(), y, model=network(**arguments))
 
@@ -586,4 +582,6 @@ def test_graphs_that_are_wrong():
     refused("takes a list of layers, not <Dense", Sequential, Dense(3))
     refused("symbolic tensors and arrays mixed", Add(name="s"), [h, np.ones((1, 2))])
     refused("is symbolic and has no values: pass it to a layer", np.mean, h, kind=TypeError)
+    for operation in (lambda: h + h, lambda: 2 * h, lambda: -h, lambda: h[:, 0], lambda: [*h]):
+        refused("operators do not work on it: use layers, e.g. Add()", operation, kind=TypeError)
     refused("takes layers with one output", Sequential, [Model(a, [h, Dense(2)(a)])])

@@ -1,6 +1,8 @@
 """Models as graphs: what Keras scripts do with them, and the values, orders and names they get."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -930,6 +932,42 @@ def test_a_layer_frozen_by_a_callback_stops_at_once():
     callback = LambdaCallback(on_epoch_end=freeze)
     model.fit(numbers(8, 4), numbers(8, 2), epochs=3, callbacks=[callback], verbose=0)
     np.testing.assert_array_equal(kernels[0], kernels[2])
+
+
+def test_two_models_that_take_turns_in_training_one_of_them():
+    """Generator and discriminator: a part of two compiled models, thawed and frozen every step."""
+    judge = Sequential([Input((4,)), Dense(8, activation="relu"), Dropout(0.2)])
+    judge.add(Dense(1, activation="sigmoid"))
+    judge.compile("adam", "binary_crossentropy")
+    maker = Sequential([Input((2,)), Dense(8, activation="relu"), Dense(4)])
+    both = Sequential([maker, judge])
+    both.compile("adam", "binary_crossentropy")
+    real, noise, answers = numbers(8, 4), numbers(8, 2), np.repeat([1.0, 0.0], 8)
+    for step in range(3):
+        before = maker.get_weights(), judge.get_weights()
+        judge.trainable = True
+        judge.train_on_batch(np.concatenate([real, maker.predict(noise, verbose=0)]), answers)
+        assert all(map(np.array_equal, maker.get_weights(), before[0]))
+        judged = judge.get_weights()
+        assert not any(map(np.array_equal, judged, before[1]))
+        judge.trainable = False
+        both.train_on_batch(noise, np.ones(8))
+        assert all(map(np.array_equal, judge.get_weights(), judged))
+        assert not any(map(np.array_equal, maker.get_weights(), before[0]))
+        assert judge.optimizer.iterations == both.optimizer.iterations == step + 1
+
+
+def test_copies_train_apart():
+    model = residual_net()
+    model.compile("adam", "mse")
+    x, y = numbers(4, 6, 6, 3), numbers(4, 2)
+    model.fit(x, y, verbose=0)
+    before = model.get_weights()
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        again.fit(x, y, shuffle=False, verbose=0)
+        assert not any(map(np.array_equal, again.trainable_weights, model.trainable_weights))
+        assert again.optimizer.iterations == 2
+    assert all(map(np.array_equal, model.get_weights(), before))
 
 
 def test_freezing_all_warns():

@@ -991,7 +991,7 @@ def test_what_is_given_is_never_written_or_kept():
     model.train_on_batch(x, y)
     for array, old in zip((x, y, weights), before, strict=True):
         np.testing.assert_array_equal(array, old)
-    assert sys.getrefcount(x) == sys.getrefcount(y) == 2  # this name and the argument
+    assert max(sys.getrefcount(x), sys.getrefcount(y)) <= 2  # this name and the argument
 
 
 def test_nothing_is_printed_or_warned_in_a_quiet_run(capsys):
