@@ -58,9 +58,9 @@ def get_custom_objects():
     return _registered
 
 
-def get_registered_name(thing):
+def get_registered_name(obj):
     """The name that files have for a class or function."""
-    return _names.get(thing, thing.__name__)
+    return _names.get(obj, obj.__name__)
 
 
 def get_registered_object(name, custom_objects=None):

@@ -105,7 +105,7 @@ LEFT_OUT_BY_KERAS = {
     "SparseCategoricalCrossentropy": {"axis"},
 }
 
-REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none", None)
+REDUCTIONS = ("sum_over_batch_size", "mean_with_sample_weight", "sum", None)
 WEIGHTS = numbers(N, seed=20, low=0, high=2)
 
 # float32 in Keras against float64 here.
@@ -149,6 +149,18 @@ def test_loss(name, options, data):
         _, gradient = ours(**options).value_and_grad(y_true, y_pred, weight)
         assert gradient.dtype == np.float32
         close(gradient, expected, tolerance, f"gradient, {what}")
+
+
+@pytest.mark.parametrize(
+    "reduction", ["mean", "none", "sum_over_batch_size", "mean_with_sample_weight", "sum", None]
+)
+def test_names_of_reductions(reduction):
+    y_true, y_pred = DATA["numbers"]
+    ours, theirs = (
+        library.MeanSquaredError(reduction=reduction)(y_true, y_pred, WEIGHTS)
+        for library in (losses, keras.losses)
+    )
+    close(ours, theirs, TOLERANCE)
 
 
 @each_case

@@ -144,19 +144,19 @@ def test_metric(name, options, kind):
         # of those that are not ignored, as we do in either case.
         no_weights = np.ones_like(weights)
 
-    def keras_says(y_true, y_pred, weights):
-        found = []
-        for series in (no_weights, weights):
-            state = start
-            for i in range(BATCHES):
-                weight = None if series is None else series[i]
-                state = theirs.stateless_update_state(state, y_true[i], y_pred[i], weight)
-                found.append(theirs.stateless_result(state))
-        return found
+    def keras_step(state, y_true, y_pred, weight):
+        state = theirs.stateless_update_state(state, y_true, y_pred, weight)
+        return state, theirs.stateless_result(state)
 
     if name != "R2Score":  # which looks at its values
-        keras_says = jax.jit(keras_says)
-    expected = keras_says(*batches, weights)
+        keras_step = jax.jit(keras_step)
+    expected = []
+    for series in (no_weights, weights):
+        state = start
+        for i in range(BATCHES):
+            weight = None if series is None else series[i]
+            state, result = keras_step(state, batches[0][i], batches[1][i], weight)
+            expected.append(result)
     values = results(ours, batches, None) + results(ours, batches, weights)
     for i, (value, expected_value) in enumerate(zip(values, expected, strict=True)):
         close(value, expected_value, what=f"batch {i % BATCHES}, weights {i >= BATCHES}")

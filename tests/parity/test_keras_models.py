@@ -184,6 +184,8 @@ def test_training_step_by_step(case):
     same_logs(*(model.test_on_batch(*batch, return_dict=True) for model in both))
     same_logs(*(model.evaluate(x, y, 8, verbose=0, return_dict=True) for model in both))
     close(*(model.evaluate(x, y, 8, verbose=0) for model in both), VALUE_TOLERANCE)
+    close(*(model.test_on_batch(*batch) for model in both), VALUE_TOLERANCE)  # in the same order
+    close(*(model.train_on_batch(*batch) for model in both), VALUE_TOLERANCE)
     for a, b in zip(*(as_list(model.predict(x, 8, verbose=0)) for model in both), strict=True):
         close(a, b, VALUE_TOLERANCE)
 
