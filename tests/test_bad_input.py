@@ -538,7 +538,11 @@ ARGUMENTS = {
     "padding -1": (lambda: ZeroPadding2D(-1), "ZeroPadding2D ... >= 0 ... as padding, not -1"),
     "size 0": (lambda: UpSampling2D(0), "UpSampling2D ... as size, not 0"),
     "reshape 0": (lambda: Reshape((0, 3)), "positive sizes and at most one -1, not (0, 3)"),
-    "momentum": (lambda: BatchNormalization(momentum=2), "a momentum in [0, 1], not 2"),
+    "momentum": (lambda: BatchNormalization(momentum=2), "a number in [0, 1] as momentum, not 2"),
+    "epsilon": (lambda: BatchNormalization(epsilon="a"), "a number >= 0 as epsilon, not 'a'"),
+    "axis": (lambda: layers.Softmax(axis=None), "Softmax ... an integer as axis, not None"),
+    "max_value": (lambda: layers.ReLU("6"), "ReLU ... a number >= 0 as max_value, not '6'"),
+    "sizes": (lambda: Reshape((2, "a")), "Reshape ... an integer as each size of target_shape"),
     "input 0": (lambda: Input((0, 3), name="i"), "InputLayer 'i' ... None as shape, not (0, 3)"),
     "input -1": (lambda: Input(batch_shape=(None, -1)), "None as batch_shape, not (None, -1)"),
     "input_shape": (lambda: Dense(3, input_shape=(4.5,)), "None as input_shape, not (4.5,)"),
@@ -585,3 +589,10 @@ def test_graphs_that_are_wrong():
     for operation in (lambda: h + h, lambda: 2 * h, lambda: -h, lambda: h[:, 0], lambda: [*h]):
         refused("operators do not work on it: use layers, e.g. Add()", operation, kind=TypeError)
     refused("takes layers with one output", Sequential, [Model(a, [h, Dense(2)(a)])])
+
+
+def test_older_names_of_arguments_are_taken_with_a_warning():
+    with pytest.warns(UserWarning, match="alpha is now called negative_slope") as caught:
+        layer = layers.LeakyReLU(alpha=0.1)
+    assert layer.negative_slope == 0.1
+    assert caught[0].filename == __file__

@@ -1,6 +1,9 @@
 """Activations as layers."""
 
+import warnings
+
 from minicnn import activations
+from minicnn.layers import arguments
 from minicnn.layers.base import Layer, table
 
 
@@ -45,27 +48,24 @@ class ReLU(_ActivationLayer):
         **base,
     ):
         super().__init__(**base)
-        for name, value in (
-            ("max_value", max_value or 0),
-            ("negative_slope", negative_slope),
-            ("threshold", threshold),
-        ):
-            if value is None or not value >= 0:
-                self.fail(f"takes a number >= 0 as {name}, not {value!r}")
-        self.max_value, self.negative_slope = max_value, negative_slope
-        self.threshold = threshold
-        self.function = activations.relu.make(negative_slope, max_value, threshold)
+        self.max_value = max_value
+        if max_value is not None:
+            self.max_value = arguments.not_negative(self, "max_value", max_value)
+        self.negative_slope = arguments.not_negative(self, "negative_slope", negative_slope)
+        self.threshold = arguments.not_negative(self, "threshold", threshold)
+        self.function = activations.relu.make(self.negative_slope, self.max_value, self.threshold)
 
 
 @table.register()
 class LeakyReLU(_ActivationLayer):
-    """x where positive, else negative_slope * x (Maas et al. 2013)."""
+    """x where positive, else negative_slope * x (Maas et al. 2013). `alpha`: its older name."""
 
     def __init__(self, negative_slope: float = 0.3, **base):
+        if "alpha" in base:
+            negative_slope = base.pop("alpha")
+            warnings.warn("LeakyReLU: alpha is now called negative_slope", stacklevel=2)
         super().__init__(**base)
-        if negative_slope is None or not negative_slope >= 0:
-            self.fail(f"takes a number >= 0 as negative_slope, not {negative_slope!r}")
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = arguments.not_negative(self, "negative_slope", negative_slope)
         self.function = activations.leaky_relu.make(self.negative_slope)
 
 
@@ -75,7 +75,7 @@ class Softmax(_ActivationLayer):
 
     def __init__(self, axis: int = -1, **base):
         super().__init__(**base)
-        self.axis = int(axis)
+        self.axis = arguments.integer(self, "axis", axis)
         self.function = activations.softmax.make(self.axis)
 
     def check_input_shape(self, shape):

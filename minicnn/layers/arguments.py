@@ -5,20 +5,31 @@ import numpy as np
 from minicnn import config
 
 
+def _is_integer(value):
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def integer(layer, name, value):
+    """Any integer."""
+    if not _is_integer(value):
+        layer.fail(f"takes an integer as {name}, not {value!r}")
+    return int(value)
+
+
 def positive_int(layer, name, value):
     """An integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    if not _is_integer(value) or value < 1:
         layer.fail(f"takes a positive integer as {name}, not {value!r}")
     return int(value)
 
 
 def int_pair(layer, name, value, smallest=1):
     """An integer or two of them -> a pair (rows, columns)."""
-    pair = (value, value) if isinstance(value, int | np.integer) else value
+    pair = (value, value) if _is_integer(value) else value
     if (
         not isinstance(pair, tuple | list)
         or len(pair) != 2
-        or any(isinstance(v, bool) or not isinstance(v, int | np.integer) for v in pair)
+        or not all(map(_is_integer, pair))
         or min(pair) < smallest
     ):
         layer.fail(f"takes an integer >= {smallest} or a pair of them as {name}, not {value!r}")
@@ -33,13 +44,22 @@ def window_padding(layer, value):
     return lowered
 
 
+def number(layer, name, value, allowed, test):
+    """A number for which `test` holds; `allowed` says in words what that means."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not test(value):
+        layer.fail(f"takes a number {allowed} as {name}, not {value!r}")
+    return float(value)
+
+
 def fraction(layer, name, value):
     """A number in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        layer.fail(f"takes a number in [0, 1) as {name}, not {value!r}")
-    if not 0 <= value < 1:
-        layer.fail(f"takes a number in [0, 1) as {name}, not {value!r}")
-    return float(value)
+    return number(layer, name, value, "in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def not_negative(layer, name, value):
+    """A number >= 0."""
+    return number(layer, name, value, ">= 0", lambda v: v >= 0)
 
 
 def data_format(layer, value):
@@ -55,9 +75,7 @@ def data_format(layer, value):
 
 def optional_seed(layer, value):
     """None or an integer >= 0."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
-        layer.fail(f"takes None or an integer as seed, not {value!r}")
-    if value is not None and value < 0:
+    if value is not None and (not _is_integer(value) or value < 0):
         layer.fail(f"takes None or an integer >= 0 as seed, not {value!r}")
     return None if value is None else int(value)
 

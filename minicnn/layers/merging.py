@@ -3,6 +3,7 @@
 import numpy as np
 
 from minicnn import ops
+from minicnn.layers import arguments
 from minicnn.layers.base import Layer, table
 
 
@@ -54,7 +55,7 @@ class Concatenate(_Merging):
 
     def __init__(self, axis: int = -1, **base):
         super().__init__(**base)
-        self.axis = int(axis)
+        self.axis = arguments.integer(self, "axis", axis)
 
     def check_input_shape(self, shape):
         super().check_input_shape(shape)

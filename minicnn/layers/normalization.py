@@ -43,13 +43,11 @@ class BatchNormalization(Layer):
             if len(axis) != 1:
                 self.fail(f"normalises one axis, not {axis!r}")
             (axis,) = axis
-        self.axis = int(axis)
-        self.momentum = float(momentum)
-        if not 0 <= self.momentum <= 1:
-            self.fail(f"takes a momentum in [0, 1], not {momentum!r}")
-        self.epsilon = float(epsilon)
-        if not self.epsilon >= 0:
-            self.fail(f"takes an epsilon >= 0, not {epsilon!r}")
+        self.axis = arguments.integer(self, "axis", axis)
+        self.momentum = arguments.number(
+            self, "momentum", momentum, "in [0, 1]", lambda v: 0 <= v <= 1
+        )
+        self.epsilon = arguments.not_negative(self, "epsilon", epsilon)
         self.center, self.scale = bool(center), bool(scale)
         self.beta_initializer = initializers.get(beta_initializer)
         self.gamma_initializer = initializers.get(gamma_initializer)

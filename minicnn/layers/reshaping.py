@@ -35,11 +35,11 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: tuple, **base):
         super().__init__(**base)
-        self.target_shape = tuple(int(size) for size in target_shape)
-        if any(size < 1 and size != -1 for size in self.target_shape):
+        sizes = target_shape if isinstance(target_shape, list | tuple) else [target_shape]
+        sizes = [arguments.integer(self, "each size of target_shape", size) for size in sizes]
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
             self.fail(f"takes positive sizes and at most one -1, not {target_shape!r}")
-        if self.target_shape.count(-1) > 1:
-            self.fail(f"takes at most one -1, not {target_shape!r}")
+        self.target_shape = tuple(sizes)
 
     def compute_output_shape(self, input_shape):
         total = _product(input_shape[1:])
