@@ -63,6 +63,7 @@ class Layer(Configurable):
     ):
         if unknown:
             wrong, known = next(iter(unknown)), constructor_arguments(type(self))
+            known = [name for name in known if name != wrong]  # Sequential has none of Model's own
             raise TypeError(
                 f"{type(self).__name__} takes no argument {wrong!r}.{closest(wrong, known)}"
             )
