@@ -80,6 +80,11 @@ class Layer(Configurable):
         if batch_input_shape is not None:
             batch_input_shape = self.as_shape("batch_input_shape", batch_input_shape)
         self.batch_input_shape = batch_input_shape
+        if weights is not None and not isinstance(weights, list | tuple):
+            self.fail(
+                f"takes a list of arrays as weights, not {weights!r}; minicnn has no trained "
+                "weights, load_weights(path) reads yours"
+            )
         self.input_dim, self.weights_argument = input_dim, weights
         self.activity_regularizer = regularizers.get(activity_regularizer)
         self.built = False
@@ -132,9 +137,7 @@ class Layer(Configurable):
 
     def add_state(self, name, shape, initializer):
         """Make an array that training writes but no gradient moves (moving statistics)."""
-        value = self._first_value(name, shape, initializer)
-        self.own_parameters.append(Parameter(value, f"{self.name}/{name}", state=True))
-        return self.own_parameters[-1]
+        return self.add_weight(name, shape, initializer, trainable=False)
 
     def _first_value(self, name, shape, initializer):
         shape, allocated = tuple(shape), allocate.get()
