@@ -454,6 +454,10 @@ def test_unknown_arguments_of_layers_and_models():
         (lambda: network().fit(epoch=3), "fit() ... 'epoch'"),
         (lambda: Conv2D(3, 3, name=5), "Conv2D: name is a string, not 5"),
         (lambda: network().compile("adam", 3), "3 is no loss"),
+        (
+            lambda: network(loss="mse").compile("adam", "mse", ["accuracy"]),
+            "loss_weights holds a number for each output, not 'accuracy' ... metrics=[...]",
+        ),
     ):
         refused(message, make, kind=TypeError)
 
@@ -503,8 +507,10 @@ def test_numpy_integers_are_integers():
 def test_other_arguments_of_fit():
     x, y, model = pictures(), labels(), network()
     for arguments, message in (
-        (dict(initial_epoch=3), "initial_epoch lies in 0..epochs=1, not 3"),
-        (dict(initial_epoch=-1), "initial_epoch lies in 0..epochs=1, not -1"),
+        (dict(initial_epoch=3), "initial_epoch is an integer in 0..epochs=1, not 3"),
+        (dict(initial_epoch=-1), "initial_epoch is an integer in 0..epochs=1, not -1"),
+        (dict(initial_epoch="1"), "initial_epoch is an integer in 0..epochs=1, not '1'"),
+        (dict(validation_split="a"), "validation_split is a fraction in [0, 1), not 'a'"),
         (dict(validation_split=1.0), "validation_split is a fraction in [0, 1), not 1.0"),
         (dict(verbose=3), "verbose is 'auto', 0, 1 or 2, not 3"),
     ):
@@ -547,6 +553,7 @@ ARGUMENTS = {
     "input -1": (lambda: Input(batch_shape=(None, -1)), "None as batch_shape, not (None, -1)"),
     "input_shape": (lambda: Dense(3, input_shape=(4.5,)), "None as input_shape, not (4.5,)"),
     "no shape": (lambda: Input(), "InputLayer ... needs shape=, without the batch axis"),
+    "weights": (lambda: Dense(3, weights="imagenet"), "as weights, not 'imagenet'; minicnn has no"),
     "slope": (lambda: layers.LeakyReLU(-1), "LeakyReLU ... >= 0 as negative_slope, not -1"),
     "learning rate": (lambda: optimizers.SGD(-0.1), "SGD ... >= 0 as learning_rate, not -0.1"),
     "clipnorm": (lambda: optimizers.SGD(clipnorm=0), "SGD ... > 0 as clipnorm, not 0"),
@@ -582,6 +589,8 @@ def test_graphs_that_are_wrong():
     refused("disconnected", Model, [b], [Add()([h, Dense(2)(b)])])
     refused("as outputs ... not <Dense", Model, a, Dense(2), kind=TypeError)
     refused("needs inputs= and outputs=", Model, a)
+    array = "as inputs ... not an array of shape (2, 4)"
+    refused(array, Model, np.ones((2, 4)), h, kind=TypeError)
     refused("takes layers, not <class", Sequential, [Dense])
     refused("takes a list of layers, not <Dense", Sequential, Dense(3))
     refused("symbolic tensors and arrays mixed", Add(name="s"), [h, np.ones((1, 2))])

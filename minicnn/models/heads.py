@@ -72,6 +72,17 @@ def _per_output(value, names, what):
     return [value] * len(names)
 
 
+def check_loss_weights(given):
+    """TypeError unless all of them are numbers (or None)."""
+    for one in flat(given):
+        is_number = isinstance(one, int | float | np.number) and not isinstance(one, bool)
+        if one is not None and not is_number:
+            raise TypeError(
+                f"loss_weights holds a number for each output, not {one!r}; metrics are given by "
+                "name: compile(optimizer, loss, metrics=[...])"
+            )
+
+
 def make_heads(model, loss, loss_weights, plain, weighted):
     """The heads of a built model for what `compile` was given."""
     names = model.output_names

@@ -106,9 +106,11 @@ def _tensors(value, what):
     tensors = list(value) if isinstance(value, list | tuple) else [value]
     for tensor in tensors:
         if not isinstance(tensor, SymbolicTensor):
+            array = isinstance(tensor, np.ndarray)
+            given = f"an array of shape {tensor.shape}" if array else repr(tensor)
             raise TypeError(
                 f"Model takes symbolic tensors as {what}, as Input(shape) and calling layers give, "
-                f"not {tensor!r}"
+                f"not {given}"
             )
     return tensors
 

@@ -22,7 +22,7 @@ from minicnn.data.batches import (
     sample_count,
 )
 from minicnn.errors import warn
-from minicnn.models.heads import by_output, finite, make_heads
+from minicnn.models.heads import by_output, check_loss_weights, finite, make_heads
 
 # Infinity and NaN travel on to the loss, and then one warning says where they began.
 QUIET = np.errstate(over="ignore", invalid="ignore")
@@ -58,6 +58,7 @@ class Trainer:
         """
         for one in flat(loss):
             losses.get(one)
+        check_loss_weights(loss_weights)
         for given in (metrics, weighted_metrics):
             _check_metric_names(given)
         before = self.optimizer, self.compiled
@@ -275,9 +276,13 @@ class Trainer:
             validation_batch_size = batch_size
         else:
             positive("validation_batch_size", validation_batch_size)
-        if isinstance(initial_epoch, bool) or not 0 <= int(initial_epoch) <= epochs:
-            raise ValueError(f"initial_epoch lies in 0..epochs={epochs}, not {initial_epoch!r}")
-        if not 0 <= validation_split < 1:
+        whole = isinstance(initial_epoch, int | np.integer) and not isinstance(initial_epoch, bool)
+        if not whole or not 0 <= initial_epoch <= epochs:
+            raise ValueError(
+                f"initial_epoch is an integer in 0..epochs={epochs}, not {initial_epoch!r}"
+            )
+        number = isinstance(validation_split, int | float | np.number)
+        if not number or not 0 <= validation_split < 1:
             raise ValueError(f"validation_split is a fraction in [0, 1), not {validation_split!r}")
         if validation_split and validation_data is None:
             classes = any(loss.expects for loss in map(losses.get, flat(self.loss)) if loss)
@@ -305,7 +310,7 @@ class Trainer:
         with run:
             run.on_train_begin()
             logs = {}
-            for epoch in range(int(initial_epoch), epochs):
+            for epoch in range(initial_epoch, epochs):
                 self.reset_metrics()
                 run.on_epoch_begin(epoch)
                 step = None
