@@ -20,7 +20,6 @@ import numpy as np
 from minicnn.configurable import snake_case
 from minicnn.errors import FormatError, IntegrityError
 from minicnn.layers.base import Layer
-from minicnn.layers.input import InputLayer
 from minicnn.models.model import Model
 
 DIGEST = "minicnn_sha256"  # name of the dataset, which holds _MARK and 32 bytes
@@ -46,10 +45,7 @@ def places(model):
         own = sorted(layer.own_parameters, key=lambda parameter: parameter.state)
         found.append((f"{path}vars", layer, own))
         if isinstance(layer, Model):
-            inputs = [] if layer.graph is None else layer.graph.inputs
-            first = [t.node.layer for t in inputs if isinstance(t.node.layer, InputLayer)]
-            is_chain = hasattr(layer, "_chain")  # Keras leaves a Sequential's Input out
-            several(layer.layers if is_chain else [*first, *layer.layers], f"{path}layers/")
+            several(layer.layers, f"{path}layers/")
         for name in sorted(vars(layer), key=lambda n: (n == "sublayers", n.startswith("_"), n)):
             value = vars(layer)[name]
             if isinstance(value, Layer):

@@ -3,6 +3,15 @@
 import pytest
 from small_files import Parts, tiny_model
 
+from minicnn import config
+
+
+@pytest.fixture(autouse=True)
+def without_compiling():
+    """Files are the same for both sets of operations; the readable one needs no compiler."""
+    with config.using(ops="reference"):
+        yield
+
 
 @pytest.fixture
 def tiny():
