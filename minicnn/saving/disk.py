@@ -102,6 +102,11 @@ def checked_path(filepath, suffix, what):
     path = os.fsdecode(filepath)
     if path.endswith(suffix):
         return path
+    if path.endswith(".weights.h5"):
+        raise ValueError(
+            f"{what}: {path!r} names a file of weights alone: model.load_weights and "
+            f"model.save_weights take it, whole models are files ending in {suffix!r}"
+        )
     if path.endswith((".h5", ".hdf5")) and suffix == ".keras":
         raise ValueError(
             f"{what}: {path!r} names a legacy HDF5 model file, which is not supported: use the "

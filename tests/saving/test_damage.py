@@ -242,6 +242,9 @@ def test_suffixes(tiny, tiny_bytes, tmp_path):
     path = _written(tmp_path / "old.h5", b"\x89HDF\r\n\x1a\n")
     with pytest.raises(FormatError, match="a legacy HDF5 model file, which is not supported"):
         minicnn.load_model(path)
+    weights = _written(tmp_path / "old.weights.h5", b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(FormatError, match="weights alone: model.load_weights .*an HDF5 file"):
+        minicnn.load_model(weights)
     with pytest.raises(FormatError, match="must end in '.weights.h5'"):
         tiny.load_weights(path)
     with pytest.raises(ValueError, match="legacy HDF5 model file, .*use the suffix '.keras'"):
@@ -252,7 +255,7 @@ def test_suffixes(tiny, tiny_bytes, tmp_path):
         tiny.save_weights(tmp_path / "w.h5")
     with pytest.raises(TypeError, match="takes a path"):
         tiny.save(3)
-    assert sorted(os.listdir(tmp_path)) == ["model.zip", "old.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["model.zip", "old.h5", "old.weights.h5"]
 
 
 # -- forged archives -------------------------------------------------------------------------------
