@@ -94,11 +94,6 @@ def zeros(shape, dtype=np.float32):
     return array
 
 
-def free_bytes():
-    """Bytes that wait in the pool."""
-    return sum(_pool.sizes)
-
-
 def trim():
     """Hand all waiting buffers back to the system (end of `fit`, before a large model)."""
     _pool.clear()

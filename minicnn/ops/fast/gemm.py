@@ -46,11 +46,6 @@ _CODES = {
 }
 
 
-def panel_width(dtype):
-    """Columns of a packed panel."""
-    return 2 * simd.lanes(dtype)
-
-
 def activation_code(activation, dtype):
     """(code, parameter) for the kernels of None or a tuple (name, *numbers)."""
     if activation is None:
