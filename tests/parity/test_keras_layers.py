@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from oracle import as_keras, close, disagreements, numbers
 
-from minicnn import activations
+from minicnn import activations, layers
 from minicnn.context import Context
 
 BATCH = 3
@@ -182,6 +182,21 @@ def test_dropout_in_training(case):
     for axis in range(1, ours.ndim):
         shared = [np.ptp(y, axis=axis).max() == 0 for y in (ours, theirs)]
         assert shared[0] == shared[1], f"axis {axis}"
+
+
+@pytest.mark.parametrize("name", ["MaxPooling2D", "GlobalMaxPooling2D"])
+def test_equal_maxima(name):
+    """The gradient goes to the first; of a global maximum Keras gives each of them its share."""
+    x = np.ones((1, 4, 4, 1), np.float32)
+    ours, theirs = getattr(layers, name)(), getattr(keras.layers, name)()
+    ours.ensure_built(x.shape)
+    y, saved = ours.forward(x, Context(keep=True))
+    dx = ours.backward(np.ones_like(y), saved, True)
+    expected = np.asarray(jax.grad(lambda x: theirs(x).sum())(x))
+    if name == "GlobalMaxPooling2D":
+        assert np.unique(expected) == 1 / 16
+        expected = np.eye(1, 16).reshape(x.shape)
+    np.testing.assert_array_equal(dx, expected)
 
 
 def activation_functions():
