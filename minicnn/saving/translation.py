@@ -59,6 +59,7 @@ class Writer:
 
     def __init__(self):
         self.entries = {}  # layer -> its first entry
+        self.shared = 0  # how many of them occur again
 
     def value(self, value):
         """Any config value."""
@@ -155,7 +156,9 @@ class Writer:
         """A layer or model."""
         if layer in self.entries:
             first = self.entries[layer]
-            first.setdefault("shared_object_id", len(self.entries))
+            if "shared_object_id" not in first:
+                self.shared += 1
+                first["shared_object_id"] = self.shared
             return {key: first[key] for key in first if key not in ("name", "inbound_nodes")}
         check_name(layer.name, type(layer).__name__, ValueError)
         if isinstance(layer, Model) and type(layer).get_config in _MODEL_CONFIGS:
@@ -213,7 +216,7 @@ class Writer:
                 while name in taken:
                     name += "_"
                 taken.add(name)
-            place[id(tensor)] = (source, [name, 0, tensor.index if name == source.name else 0])
+            place[id(tensor)] = (None, [name, 0, 0])
             inputs.append(
                 {
                     "module": "keras.layers",
@@ -279,6 +282,7 @@ def _takes_training(layer):
 
 
 def _input_config(name, tensor):
+    check_name(name, "an Input", ValueError)
     return {
         "batch_shape": list(tensor.shape),
         "dtype": str(tensor.dtype),
