@@ -2,6 +2,7 @@
 
 [Conv 3x3, ReLU, BatchNormalization] twice, MaxPooling, Dropout, at 32, 64 and 128 filters; then
 one Dense softmax. Pixels are scaled inside the model, so the saved file takes raw 0..255 images.
+RMSprop's learning rate falls from 0.001 to a last epoch of 0.001 / epochs.
 """
 
 import argparse
@@ -52,8 +53,12 @@ def load_pictures(arguments):
         return cifar10.load_data(path=arguments.data)
     except DownloadError as error:
         print(f"\n*** CIFAR-10 is not here and cannot be downloaded: {error}", file=sys.stderr)
-        print("*** Using the embedded sample of 5,000 pictures instead: expect a much lower")
-        print("*** accuracy than on the full 60,000.\n", flush=True)
+        print(
+            "*** Using the embedded sample of 5,000 pictures instead: expect a much lower\n"
+            "*** accuracy than on the full 60,000.\n",
+            file=sys.stderr,
+            flush=True,
+        )
         return cifar10.load_sample()
 
 
