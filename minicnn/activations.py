@@ -1,7 +1,8 @@
 """Activation functions, with their derivatives: by name, as objects for layers, as functions.
 
 An activation has the two methods of a layer: `forward(x, context) -> y, saved` and
-`backward(dy, saved) -> dx`. Where the derivative follows from the output y, only y is kept.
+`backward(dy, saved, needs_dx) -> dx`, so a layer such as LeakyReLU(0.1) is one too. Where the
+derivative follows from the output y, only y is kept.
 """
 
 import functools
@@ -24,7 +25,7 @@ class ActivationFunction:
         y = ops.activate(x, self.spec)
         return y, (y if self.name in DERIVATIVE_FROM_OUTPUT else x)
 
-    def backward(self, dy, saved):
+    def backward(self, dy, saved, needs_dx=True):
         return ops.activate_grad(dy, saved, self.spec)
 
     def __call__(self, x):
@@ -49,7 +50,7 @@ class _Linear(ActivationFunction):
     def forward(self, x, context=None):
         return x, None
 
-    def backward(self, dy, saved):
+    def backward(self, dy, saved, needs_dx=True):
         return dy
 
 
@@ -63,7 +64,7 @@ class _Softmax(ActivationFunction):
         y = getattr(ops, self.value)(np.moveaxis(x, axis, -1))
         return np.moveaxis(y, -1, axis), y
 
-    def backward(self, dy, saved):
+    def backward(self, dy, saved, needs_dx=True):
         axis = self.spec[1]
         return np.moveaxis(getattr(ops, self.gradient)(np.moveaxis(dy, axis, -1), saved), -1, axis)
 
@@ -269,7 +270,7 @@ def get(identifier):
     except (KeyError, TypeError):
         raise TypeError(
             f"activation {identifier!r} has no derivative: give a name such as 'relu', a function "
-            "of minicnn.activations, or an object with forward(x, context) and backward(dy, saved)"
+            "of minicnn.activations, or an object with forward(x, context) and backward(dy, saved, needs_dx)"
         ) from None
 
 

@@ -24,7 +24,7 @@ class _ActivationLayer(Layer):
         if not needs_dx or saved is None:
             return dy
         function, after = saved
-        return function.backward(dy, after)
+        return function.backward(dy, after, True)
 
 
 @table.register()

@@ -115,7 +115,7 @@ class Conv2D(Layer):
     def forward(self, x, context):
         bias = self.bias.value if self.use_bias else None
         activation = None if context.logits else self.activation
-        fused = activation and activation.fused  # runs in the epilogue; its y is all we keep
+        fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
         y = ops.conv2d(x, self.kernel.value, bias, *self._geometry, activation=fused)
         after = y if fused else None
         if activation and not fused:
@@ -125,7 +125,7 @@ class Conv2D(Layer):
     def backward(self, dy, saved, needs_dx):
         x, after, activation = saved
         if activation:
-            dy = activation.backward(dy, after)
+            dy = activation.backward(dy, after, True)
         if self.use_bias and self.bias.trainable:
             self.bias.accumulate(ops.bias_grad(dy))
         if self.kernel.trainable:

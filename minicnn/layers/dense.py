@@ -72,7 +72,7 @@ class Dense(Layer):
     def forward(self, x, context):
         bias = self.bias.value if self.use_bias else None
         activation = None if context.logits else self.activation
-        fused = activation and activation.fused
+        fused = getattr(activation, "fused", None)
         rows = x.reshape(-1, x.shape[-1])
         y = ops.dense(rows, self.kernel.value, bias, activation=fused)
         y = y.reshape(*x.shape[:-1], self.units)
@@ -84,7 +84,7 @@ class Dense(Layer):
     def backward(self, dy, saved, needs_dx):
         x, after, activation = saved
         if activation:
-            dy = activation.backward(dy, after)
+            dy = activation.backward(dy, after, True)
         rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, self.units)
         if self.use_bias and self.bias.trainable:
             self.bias.accumulate(ops.bias_grad(dy))
