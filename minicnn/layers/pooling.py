@@ -7,11 +7,20 @@ from minicnn.ops import shapes
 
 
 class _WindowPooling(Layer):
-    """Shared geometry: pool_size, strides (default: pool_size), padding."""
+    """Base: pool_size, strides (default: pool_size), padding."""
 
     rank = 4
 
-    def _set_geometry(self, pool_size, strides, padding, data_format):
+    def __init__(
+        self,
+        pool_size: int | tuple[int, int] = (2, 2),
+        strides: int | tuple[int, int] | None = None,
+        padding: str = "valid",
+        data_format: str | None = None,
+        name: str | None = None,
+        **base,
+    ):
+        super().__init__(name=name, **base)
         self.pool_size = arguments.int_pair(self, "pool_size", pool_size)
         self.strides = self.pool_size
         if strides is not None:
@@ -39,18 +48,6 @@ class _WindowPooling(Layer):
 class MaxPooling2D(_WindowPooling):
     """Largest value of each window; its gradient goes to the first position that holds it."""
 
-    def __init__(
-        self,
-        pool_size: int | tuple[int, int] = (2, 2),
-        strides: int | tuple[int, int] | None = None,
-        padding: str = "valid",
-        data_format: str | None = None,
-        name: str | None = None,
-        **base,
-    ):
-        super().__init__(name=name, **base)
-        self._set_geometry(pool_size, strides, padding, data_format)
-
     def forward(self, x, context):
         y, index = ops.max_pool2d(x, *self._geometry)
         return y, (index, x.shape)
@@ -64,18 +61,6 @@ class MaxPooling2D(_WindowPooling):
 @table.register("AvgPool2D", "AvgPool")
 class AveragePooling2D(_WindowPooling):
     """Mean of each window; cells of the padding are not counted."""
-
-    def __init__(
-        self,
-        pool_size: int | tuple[int, int] = (2, 2),
-        strides: int | tuple[int, int] | None = None,
-        padding: str = "valid",
-        data_format: str | None = None,
-        name: str | None = None,
-        **base,
-    ):
-        super().__init__(name=name, **base)
-        self._set_geometry(pool_size, strides, padding, data_format)
 
     def forward(self, x, context):
         return ops.average_pool2d(x, *self._geometry), x.shape
