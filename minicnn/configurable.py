@@ -120,8 +120,10 @@ class Table:
             return self.build(identifier)
         if isinstance(identifier, type) and identifier in self.classes.values():
             return identifier()
+        shown = " ".join(repr(identifier).split())  # arrays fill several lines
+        shown = shown if len(shown) <= 80 else shown[:80] + "..."
         raise TypeError(
-            f"{identifier!r} is no {self.noun}: give a name, a config, or an object of "
+            f"{shown} is no {self.noun}: give a name, a config, or an object of "
             f"minicnn.{self.module}"
         )
 
