@@ -270,7 +270,8 @@ def get(identifier):
     except (KeyError, TypeError):
         raise TypeError(
             f"activation {identifier!r} has no derivative: give a name such as 'relu', a function "
-            "of minicnn.activations, or an object with forward(x, context) and backward(dy, saved, needs_dx)"
+            "of minicnn.activations, or an object with forward(x, context) and "
+            "backward(dy, saved, needs_dx)"
         ) from None
 
 
