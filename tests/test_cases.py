@@ -124,9 +124,7 @@ def test_declared_shape_is_the_shape(cls, arguments, shape):
     given = [one.shape for one in x] if isinstance(x, list) else x.shape
     layer.ensure_built(given)
     assert layer.forward(x, Context())[0].shape == tuple(layer.compute_output_shape(given))
-    unknown = (
-        [(None, *one[1:]) for one in given] if isinstance(x, list) else (None, *given[1:])
-    )
+    unknown = [(None, *one[1:]) for one in given] if isinstance(x, list) else (None, *given[1:])
     assert layer.compute_output_shape(unknown)[0] is None
 
 

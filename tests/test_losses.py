@@ -298,8 +298,10 @@ def test_nothing_given_is_written():
         for array in (y, p, W):
             array.flags.writeable = False
         make(name, options).value_and_grad(y, p, W)
-        np.testing.assert_array_equal(np.concatenate([a.ravel() for a in (y, p, W)]),
-                                      np.concatenate([a.ravel() for a in kept]))
+        np.testing.assert_array_equal(
+            np.concatenate([a.ravel() for a in (y, p, W)]),
+            np.concatenate([a.ravel() for a in kept]),
+        )
 
 
 # -- identifiers, functions, configs ---------------------------------------------------------------
