@@ -1,4 +1,4 @@
-"""Gradients in float64 for geometries that hypothesis draws: strides, paddings, dilations, sizes."""
+"""Gradients in float64 of geometries that hypothesis draws: strides, paddings, dilations."""
 
 import numpy as np
 from hypothesis import assume, given, settings

@@ -36,6 +36,7 @@ from minicnn.layers import (
     ReLU,
     Softmax,
 )
+from minicnn.models import model_from_json
 from minicnn.parameter import Parameter
 from minicnn.utils import clear_session
 
@@ -781,7 +782,9 @@ def test_model_from_its_config(make):
     x = [numbers(3, *t.shape[1:]) for t in model.inputs]
     for a, b in zip(again(x), model(x), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert json.loads(model.to_json()) == plain
+    through_json = model_from_json(model.to_json())
+    assert type(through_json) is type(model) and names(through_json) == names(model)
+    assert through_json.to_json() == model.to_json()
 
 
 def test_calls_with_a_mode_keep_it_in_the_config():

@@ -2,11 +2,15 @@
 
 from minicnn.models.model import Model, Sequential, clone_model
 
-__all__ = ["Model", "Sequential", "clone_model", "load_model", "save_model"]
+__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
 
 
 def __getattr__(name):
-    if name in ("load_model", "save_model"):  # saving builds models, so it is imported after them
+    if name in (
+        "load_model",
+        "model_from_json",
+        "save_model",
+    ):  # saving builds models, so it is imported after them
         from minicnn import saving
 
         return getattr(saving, name)

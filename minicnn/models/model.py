@@ -1,6 +1,5 @@
 """Model: a graph of layers, walked forward and then backward. Sequential: one chain of them."""
 
-import json
 import math
 from dataclasses import dataclass, field
 
@@ -446,8 +445,10 @@ class Model(Trainer, Layer):
         return saving.load_weights(self, filepath, skip_mismatch=skip_mismatch)
 
     def to_json(self):
-        """The architecture as a JSON string."""
-        return json.dumps(serialize(self))
+        """The architecture as a JSON string, which `models.model_from_json` and Keras read."""
+        from minicnn import saving
+
+        return saving.model_to_json(self)
 
     # -- config -----------------------------------------------------------------------------------
 

@@ -31,6 +31,8 @@ __all__ = [
     "get_registered_object",
     "load_model",
     "load_weights",
+    "model_from_json",
+    "model_to_json",
     "register_keras_serializable",
     "save_model",
     "save_weights",
@@ -223,3 +225,19 @@ def serialize_keras_object(obj):
 def deserialize_keras_object(config, custom_objects=None, safe_mode=True):
     """The object of such a dictionary: a class of the library, or one that you registered."""
     return translation.Builder("config", custom_objects).build(config)
+
+
+def model_to_json(model):
+    """The architecture as Keras's JSON text, without weights."""
+    return bounded_json.dumps(translation.Writer().layer(model)).decode()
+
+
+def model_from_json(json_string, custom_objects=None):
+    """The model of `model.to_json()`, ours or Keras's, with fresh weights."""
+    if not isinstance(json_string, str):
+        raise TypeError(f"model_from_json takes the text of to_json, not {json_string!r}")
+    config = bounded_json.loads(json_string.encode(), "the JSON text")
+    model = translation.Builder("the JSON text", custom_objects).build(config)
+    if not isinstance(model, Model):
+        raise FormatError(f"the JSON text describes a {type(model).__name__}, not a model")
+    return model
