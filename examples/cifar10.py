@@ -31,13 +31,16 @@ from minicnn.layers import (
 from minicnn.utils import to_categorical
 
 
-def build_model():
-    """Three blocks of two convolutions each; 309,290 weights."""
+def build_model(momentum=0.99):
+    """Three blocks of two convolutions each; 309,290 weights.
+
+    momentum: of the moving statistics that BatchNormalization uses outside training.
+    """
     model = Sequential([Input((32, 32, 3)), Rescaling(1 / 255)])
     for filters, rate in ((32, 0.2), (64, 0.3), (128, 0.4)):
         for _ in range(2):
             model.add(Conv2D(filters, (3, 3), padding="same", activation="relu"))
-            model.add(BatchNormalization())
+            model.add(BatchNormalization(momentum=momentum))
         model.add(MaxPooling2D((2, 2)))
         model.add(Dropout(rate))
     model.add(Flatten())
@@ -100,7 +103,10 @@ def main():
     x_test, y_test = x_test[: arguments.limit], y_test[: arguments.limit]
     print(f"{len(x_train)} training and {len(x_test)} test pictures")
 
-    model = build_model()
+    steps = arguments.epochs * -(-len(x_train) // arguments.batch_size)
+    # Moving statistics start at 0 and 1 and forget that after several times 1 / (1 - momentum)
+    # steps: Keras's 0.99 is for long trainings, a few hundred steps (the sample) need 0.9.
+    model = build_model(momentum=0.99 if steps >= 1000 else 0.9)
     model.summary()
     model.compile(optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"])
 
