@@ -5,6 +5,7 @@ several inputs. Several cases per class where its geometry or modes differ.
 """
 
 from minicnn import (
+    callbacks,
     constraints,
     initializers,
     layers,
@@ -190,3 +191,20 @@ OBJECTS = {
 
 # Not built from plain values: a wrapper of a function.
 OBJECTS_ELSEWHERE = {"MeanMetricWrapper"}
+
+# Callbacks, each of which lives through a `fit`; FOLDER stands for a folder of the test's own.
+FOLDER = "FOLDER/"
+CALLBACKS = {
+    callbacks.Callback: {},
+    callbacks.CSVLogger: dict(filename=FOLDER + "log.csv"),
+    callbacks.EarlyStopping: dict(monitor="loss", patience=1, restore_best_weights=True),
+    callbacks.History: {},
+    callbacks.LambdaCallback: dict(on_epoch_end=print),
+    callbacks.LearningRateScheduler: dict(schedule=lambda epoch, rate: rate / 2),
+    callbacks.ModelCheckpoint: dict(filepath=FOLDER + "best.keras", monitor="loss"),
+    callbacks.ProgbarLogger: {},
+    callbacks.ReduceLROnPlateau: dict(monitor="loss", patience=1),
+    callbacks.SwapEMAWeights: dict(swap_on_epoch=True),
+    callbacks.TerminateOnNaN: {},
+}
+CALLBACKS_ELSEWHERE = {"CallbackList"}  # holds callbacks, is none to give to `fit`

@@ -1,12 +1,21 @@
 """Checks on every public class that is no layer: configs, files, and what a copy computes."""
 
 import json
+import os
 
 import cases
 import numpy as np
 import pytest
 
-from minicnn import Dense, Input, Sequential, load_model, set_random_seed
+from minicnn import (
+    Dense,
+    Input,
+    Sequential,
+    callbacks,
+    load_model,
+    optimizers,
+    set_random_seed,
+)
 from minicnn.configurable import Table, serialize
 
 ROOMS = ("initializers", "regularizers", "constraints", "losses", "metrics", "optimizers")
@@ -134,3 +143,25 @@ def test_parts_of_a_layer_through_a_file(cls, arguments, tmp_path):
     assert part.get_config() == getattr(model.layers[0], role).get_config()
     x = rows()[0]
     assert again.evaluate(x, x, verbose=0) == model.evaluate(x, x, verbose=0)
+
+
+def test_every_callback_has_a_case():
+    listed = {cls.__name__ for cls in cases.CALLBACKS}
+    assert set(callbacks.__all__) - listed == cases.CALLBACKS_ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments"), cases.CALLBACKS.items(), ids=[c.__name__ for c in cases.CALLBACKS]
+)
+def test_training_with_a_callback(cls, arguments, tmp_path):
+    arguments = {
+        name: value.replace(cases.FOLDER, f"{tmp_path}/") if isinstance(value, str) else value
+        for name, value in arguments.items()
+    }
+    x, y = rows()
+    model = small_model(optimizer=optimizers.SGD(use_ema=True))
+    history = model.fit(x, y, epochs=2, callbacks=[cls(**arguments)], verbose=0)
+    assert history.epoch == [0, 1]
+    assert history.history["loss"][1] < history.history["loss"][0]
+    files = [value for value in arguments.values() if str(tmp_path) in str(value)]
+    assert all(os.path.getsize(file) > 0 for file in files)

@@ -87,14 +87,14 @@ def sample_count(x, y=None, sample_weight=None):
                 continue
             if array.ndim == 0:
                 raise ValueError(f"{what} is a single number, not an array of samples")
-            counts.setdefault(len(array), what)
+            counts.setdefault(len(array), (what, array.shape))
     if len(counts) > 1:
-        told = " and ".join(f"{what} has {count}" for count, what in counts.items())
+        told = " and ".join(f"{what} has {shape[0]}" for what, shape in counts.values())
+        shapes = " and ".join(str(shape) for _, shape in counts.values())
+        fix = "every sample needs one row in each array, the first axis"
         if isinstance(x, list) and len(x) > 1:
-            told += (
-                f"; {len(x)} arrays in a list are {len(x)} inputs, np.stack(x) makes one of them"
-            )
-        raise ValueError(f"the arrays differ in their number of samples: {told}")
+            fix = f"{len(x)} arrays in a list are {len(x)} inputs, np.stack(x) makes one of them"
+        raise ValueError(f"the arrays differ in their number of samples: {told} ({shapes}); {fix}")
     (count,) = counts
     if count == 0:
         raise ValueError("x holds no samples")
