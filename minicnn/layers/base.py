@@ -135,6 +135,28 @@ class Layer(Configurable):
         self.own_parameters.append(parameter)
         return parameter
 
+    def add_kernel_and_bias(self, shape):
+        """Make self.kernel of this shape and self.bias (one number per output, or None).
+
+        For layers with the arguments use_bias and kernel_..., bias_... initializer and so on.
+        """
+        self.kernel = self.add_weight(
+            "kernel",
+            shape,
+            self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                "bias",
+                shape[-1:],
+                self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
     def add_state(self, name, shape, initializer):
         """Make an array that training writes but no gradient moves (moving statistics)."""
         return self.add_weight(name, shape, initializer, trainable=False)

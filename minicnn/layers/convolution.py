@@ -67,22 +67,7 @@ class Conv2D(Layer):
                 f"got {channels} input channels, which do not divide into {self.groups} groups: "
                 "groups divides both the channels and the filters"
             )
-        self.kernel = self.add_weight(
-            "kernel",
-            (*self.kernel_size, channels // self.groups, self.filters),
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                "bias",
-                (self.filters,),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+        self.add_kernel_and_bias((*self.kernel_size, channels // self.groups, self.filters))
 
     def compute_output_shape(self, input_shape):
         size = shapes.window_output_size(

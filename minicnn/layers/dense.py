@@ -36,22 +36,7 @@ class Dense(Layer):
 
     def build(self, input_shape):
         (features,) = arguments.known_axes(self, input_shape, [-1])
-        self.kernel = self.add_weight(
-            "kernel",
-            (features, self.units),
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                "bias",
-                (self.units,),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+        self.add_kernel_and_bias((features, self.units))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
