@@ -1,13 +1,14 @@
 """How kernels are compiled and kept: `@kernel` for one thread, `@parallel_kernel` for all of them.
 
-Compiled kernels are stored in one folder per state of the code: its name is a hash of every
-source file of this package, of the versions of Numba, llvmlite and NumPy, and of the processor.
-A kernel is therefore never stale, not even when a function it calls from another file changes
-(Numba's own cache only looks at the kernel's own file), and one file per signature means that
-processes which compile at the same time cannot mix up their results. Numba's global settings
-stay as they are.
+Compiled kernels are stored in one folder per environment: its name is a hash of this file, of the
+versions of Numba, llvmlite and NumPy, and of the processor. A kernel's file name holds a hash of
+the source of its module and of every module of this package that it imports, so that a kernel is
+never stale, not even when a function it calls from another file changes (Numba's own cache only
+looks at the kernel's own file). One file per signature means that processes which compile at the
+same time cannot mix up their results. Numba's global settings stay as they are.
 """
 
+import ast
 import functools
 import hashlib
 import importlib.resources
@@ -16,6 +17,7 @@ import pickle
 import sys
 import tempfile
 import threading
+import types
 import warnings
 from pathlib import Path
 
@@ -67,12 +69,9 @@ def _compiled(function, parallel):
     return dispatcher
 
 
-def _source_key():
-    """Everything that the machine code of a kernel depends on, as a short hash."""
-    digest = hashlib.sha256()
-    for file in sorted(importlib.resources.files(__package__).iterdir(), key=lambda f: f.name):
-        if file.name.endswith(".py"):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+def _environment_key():
+    """What the machine code of all kernels depends on, as a short hash."""
+    digest = hashlib.sha256(_source(__name__))
     versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, np.__version__)
     settings = (config.OPT, config.BOUNDSCHECK, config.LOOP_VECTORIZE, config.SLP_VECTORIZE)
     settings += (config.DEBUGINFO_DEFAULT, config.ENABLE_AVX)
@@ -82,12 +81,57 @@ def _source_key():
 
 
 @functools.cache
+def _source(module):
+    """The source of a module of this package."""
+    name = module.removeprefix(f"{__package__}.") + ".py"
+    return importlib.resources.files(__package__).joinpath(name).read_bytes()
+
+
+@functools.cache
+def _imported(module):
+    """The modules of this package that one of them imports at its top, directly."""
+    found = set()
+    for statement in ast.parse(_source(module)).body:
+        if isinstance(statement, ast.ImportFrom):
+            if statement.module == __package__:
+                found |= {f"{__package__}.{alias.name}" for alias in statement.names}
+            elif statement.module.startswith(f"{__package__}."):
+                found.add(statement.module)
+    return found
+
+
+def _functions(function):
+    """The function and those that its closure holds, which may be of modules it does not import."""
+    yield function
+    for cell in function.__closure__ or ():
+        inner = getattr(cell.cell_contents, "py_func", cell.cell_contents)
+        if isinstance(inner, types.FunctionType):
+            yield from _functions(inner)
+
+
+def _source_key(function):
+    """Hash of all source that a kernel is made of."""
+    files, wanted = set(), set()
+    for part in _functions(function):
+        files.add(part.__code__.co_filename)  # a kernel need not lie in this package
+        if part.__module__.startswith(f"{__package__}."):
+            wanted.add(part.__module__)
+    seen = set()
+    while wanted:
+        module = wanted.pop()
+        seen.add(module)
+        wanted |= _imported(module) - seen
+    seen -= {__name__, threads.__name__}  # in the folder's name; and what only Python runs
+    hashes = [hashlib.sha256(_source(module)).hexdigest() for module in sorted(seen)]
+    return hashes + [_file_hash(file) for file in sorted(files)]
+
+
+@functools.cache
 def _file_hash(file):
-    """Hash of a kernel's own file, which need not lie in this package."""
     try:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except OSError:
-        return ""  # inside a zip archive: the source key covers it
+        return ""  # inside a zip archive: the sources of the modules cover it
 
 
 def _wanted_folder():
@@ -118,7 +162,7 @@ def cache_folders():
 
     Two when the wanted folder cannot be written: what lies there is used all the same.
     """
-    wanted = _wanted_folder() / _source_key()
+    wanted = _wanted_folder() / _environment_key()
     if _is_writable(wanted):
         return (wanted,)
     temporary = Path(tempfile.mkdtemp(prefix="minicnn-"))
@@ -146,7 +190,11 @@ class _KernelCache(caching._Cache):
 
     def __init__(self, function, parallel):
         self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
-        self._variant = parallel, _file_hash(function.__code__.co_filename)
+        self._function, self._parallel = function, parallel
+
+    @functools.cached_property
+    def _variant(self):
+        return self._parallel, _source_key(self._function)
 
     @property
     def cache_path(self):
