@@ -40,6 +40,7 @@ NAMES = {
         "dropout",
         "dropout_grad",
     ),
+    "augmentation": ("affine_transform", "affine_transform_grad"),
     "reshaping": ("zero_pad2d", "zero_pad2d_grad", "upsample2d", "upsample2d_grad"),
     "updates": (
         "adadelta_update",
