@@ -1,0 +1,107 @@
+"""Do the engines compute the same? Asked before anything is timed."""
+
+import numpy as np
+
+from benchmarks.engines import OURS
+from benchmarks.networks import NETWORKS
+from benchmarks.shapes import GROUPS
+
+# Relative errors. A ReLU or a maximum that flips in its last bit moves a deep gradient by up to
+# 1e-2 in any float32 library, hence the bound for networks; single layers are held tight. Winograd
+# sums of a kernel gradient are a little rougher than direct ones.
+NETWORK_BOUNDS = {"outputs": 1e-4, "loss": 1e-4, "gradient": 2e-2}
+LAYER_BOUNDS = {"forward": 1e-5, "input_grad": 1e-5, "kernel_grad": 5e-5}
+
+
+def relative_error(a, b, floor=0.0):
+    """Distance in the Euclidean norm; `floor` is the norm below which b counts as that large."""
+    if np.shape(a) != np.shape(b):
+        return float("inf")
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), floor, 1e-30))
+
+
+def _compare(crew, folder, bounds):
+    """{engine: {kind of result: (error, which)}} of what is open, against minicnn's results."""
+    results = {}
+    for name, worker in list(crew.workers.items()):
+        path = folder / f"{name}.npz"
+        with crew.leaving_out(name):
+            worker.ask(do="check", path=str(path))
+            with np.load(path) as file:
+                results[name] = dict(file)
+            path.unlink()
+    ours = results.pop(OURS)
+    # A gradient that is nearly nothing beside the others has no relative error worth the name.
+    norms = [np.linalg.norm(value) for name, value in ours.items() if name.startswith("gradient")]
+    floor = 1e-2 * max(norms, default=0.0)
+    found = {}
+    for engine, theirs in results.items():
+        worst = {kind: (0.0, kind) for kind in bounds if any(n.startswith(kind) for n in theirs)}
+        for name, value in theirs.items():
+            kind = name.split(" ")[0]
+            error = relative_error(
+                ours[name], value, floor if kind == "gradient" else 0.0
+            ) if name in ours else float("inf")
+            worst[kind] = max(worst[kind], (error, name))
+        found[engine] = worst
+    return found
+
+
+def network(crew, name, folder, weights, say):
+    """Outputs, loss and gradients of a small batch; engines that disagree end the run."""
+    batch_size = NETWORKS[name].check_batch_size
+    crew.ask_all(do="network", name=name, batch_size=batch_size, weights=str(weights), check=True)
+    for engine, worst in _compare(crew, folder, NETWORK_BOUNDS).items():
+        errors = ", ".join(f"{kind} {error:.0e}" for kind, (error, _) in worst.items())
+        say(f"{name}: {engine} agrees with minicnn within {errors}")
+        _refuse(engine, name, worst, NETWORK_BOUNDS)
+    crew.ask_all(do="close")
+
+
+def layers(crew, folder, say):
+    """Every layer of the frozen lists on two samples; says the largest error of each engine."""
+    largest, unable = {}, {}
+    for group, list_ in GROUPS.items():
+        for number, layer in enumerate(list_):
+            command = {"do": "layer", "group": group, "number": number, "check": True}
+            for engine, worst in _compare_layer(crew, command, folder, unable).items():
+                _refuse(engine, layer.name, worst, LAYER_BOUNDS)
+                for kind, (error, _) in worst.items():
+                    before = largest.setdefault(engine, {}).get(kind, (0.0, ""))
+                    largest[engine][kind] = max(before, (error, layer.name))
+    for engine, worst in largest.items():
+        errors = ", ".join(f"{kind} {error:.0e}" for kind, (error, _) in worst.items())
+        refused = f" ({len(unable[engine])} not possible)" if engine in unable else ""
+        say(f"single layers: {engine} agrees with minicnn within {errors}{refused}")
+
+
+def _compare_layer(crew, command, folder, unable):
+    results = {}
+    for name, worker in list(crew.workers.items()):
+        path = folder / f"{name}.npz"
+        try:
+            worker.ask(**command)
+            worker.ask(do="check", path=str(path))
+        except Exception as failure:
+            if name == OURS:
+                raise
+            unable.setdefault(name, []).append((command["group"], command["number"], str(failure)))
+            continue
+        with np.load(path) as file:
+            results[name] = dict(file)
+    crew.ask_all(do="close")
+    ours = results.pop(OURS)
+    return {
+        engine: {kind: (relative_error(ours[kind], value), kind) for kind, value in theirs.items()}
+        for engine, theirs in results.items()
+    }
+
+
+def _refuse(engine, what, worst, bounds):
+    for kind, (error, which) in worst.items():
+        if not error <= bounds[kind]:
+            raise SystemExit(
+                f"{engine} and minicnn disagree about {what}: {which} by {error:.1e}, allowed are "
+                f"{bounds[kind]:.0e}; nothing is timed"
+            )
