@@ -1,5 +1,6 @@
 """Where seeds come from: one stream for everything that was given no seed, and keys for kernels."""
 
+import contextlib
 import random
 import threading
 
@@ -29,6 +30,24 @@ def next_seed():
         if _stream is None:
             _stream = np.random.Generator(np.random.PCG64(config.seed))
         return int(_stream.integers(0, 2**63))
+
+
+@contextlib.contextmanager
+def untouched(seed):
+    """All streams start anew at `seed` within the block, and are afterwards where they were."""
+    global _stream
+    before = random.getstate(), np.random.get_state(), config.seed
+    with _lock:
+        stream = _stream
+    try:
+        set_random_seed(seed)
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        config.seed = before[2]
+        with _lock:
+            _stream = stream
 
 
 def generator(seed=None):

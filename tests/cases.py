@@ -197,6 +197,7 @@ FOLDER = "FOLDER/"
 CALLBACKS = {
     callbacks.Callback: {},
     callbacks.CSVLogger: dict(filename=FOLDER + "log.csv"),
+    callbacks.CheckTraining: dict(patience=1),
     callbacks.EarlyStopping: dict(monitor="loss", patience=1, restore_best_weights=True),
     callbacks.History: {},
     callbacks.LambdaCallback: dict(on_epoch_end=print),

@@ -17,11 +17,12 @@ PACKAGE = Path(minicnn.__file__).parent
 LINES = [
     {"config", "configurable", "context", "errors", "graph", "ops", "parameter", "randomness"},
     {"activations", "constraints", "initializers", "regularizers"},
-    {"data", "datasets", "layers", "losses", "metrics", "optimizers", "schedules"},
-    {"callbacks", "gradient_check", "models"},
+    {"checks", "data", "datasets", "layers", "losses", "metrics", "optimizers", "schedules"},
+    {"callbacks", "gradient_check", "models", "training_check"},
     {"saving"},
 ]
 BESIDE = {
+    "checks": {"layers"},
     "context": {"randomness"},
     "gradient_check": {"models"},
     "graph": {"config"},
@@ -30,6 +31,7 @@ BESIDE = {
     "ops": {"config"},
     "optimizers": {"schedules"},
     "randomness": {"config"},
+    "training_check": {"models"},
 }
 # These re-export, or refuse by name; nothing but the package itself imports them.
 NAMESPACES = {"applications", "backend", "preprocessing", "utils", "wrappers"}

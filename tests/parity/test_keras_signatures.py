@@ -185,7 +185,7 @@ EXTRA = {
     | {"msle", "logcosh", "kullback_leibler_divergence"},  # names of Keras 2
     "metrics": {"ConfusionMatrix"},  # wanted by everybody who classifies
     "optimizers": set(),
-    "callbacks": set(),
+    "callbacks": {"CheckTraining"},  # what check_training asks, during `fit`
 }
 
 

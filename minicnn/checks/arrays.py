@@ -1,0 +1,405 @@
+"""Checks that need no model: pure functions of arrays, each returns a Finding.
+
+`classes` are class numbers (n,), `train` and `held_out` inputs (n, ...) of the two splits.
+"""
+
+import hashlib
+import math
+
+import numpy as np
+
+from minicnn.checks.findings import Finding
+
+Z95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+Z99 = 2.575829
+
+HASHED = 100_000  # inputs per split that are compared for duplicates
+CORRELATED = 0.995  # 16 x 16 thumbnails: beyond it two pictures are near-duplicates
+
+
+def wilson_interval(right, count, z=Z95):
+    """The interval that holds the true accuracy when `right` of `count` were right.
+
+    Wilson 1927: centre (p + z^2 / 2n) / (1 + z^2 / n); (0, 1) of no samples.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    p, square = right / count, z * z / count
+    centre = p + square / 2
+    half = z * math.sqrt(p * (1 - p) / count + square / (4 * count))
+    return (
+        max(0.0, (centre - half) / (1 + square)),
+        min(1.0, (centre + half) / (1 + square)),
+    )
+
+
+def class_numbers(y):
+    """Class numbers (n,) of one-hot rows or whole numbers, None for other targets."""
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] > 1:
+        one_hot = np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
+        return y.argmax(axis=1) if one_hot else None
+    if y.size != len(y) or y.dtype.kind not in "iubf":
+        return None
+    flat = y.reshape(-1)
+    if flat.dtype.kind == "f" and not np.array_equal(flat, np.round(flat)):
+        return None
+    numbers = flat.astype(np.int64)
+    return numbers if len(numbers) and numbers.min() >= 0 else None
+
+
+def majority(classes):
+    """(class, share) of the commonest class: what a model that learnt nothing would say."""
+    values, counts = np.unique(classes, return_counts=True)
+    return int(values[counts.argmax()]), float(counts.max() / len(classes))
+
+
+def percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def check_values(x, held_out=None):
+    """NaN, infinity, inputs that are all the same, inputs without any contrast."""
+    name = "input values"
+    for what, array in (("x", x), ("validation", held_out)):
+        bad = [] if array is None else _rows_where(array, lambda r: ~np.isfinite(r).all(axis=1))
+        if len(bad):
+            return Finding(
+                name,
+                "fail",
+                f"{len(bad)} of {len(array)} inputs of {what} hold NaN or infinity, the first at "
+                f"index {bad[0]}",
+                "finite numbers",
+                "remove or replace them: x = x[np.isfinite(x).reshape(len(x), -1).all(axis=1)]",
+            )
+    other = _rows_where(x, lambda rows: (rows != x[:1].reshape(1, -1)).any(axis=1))
+    if len(x) > 1 and not len(other):
+        return Finding(
+            name,
+            "fail",
+            f"all {len(x)} inputs are the same",
+            "inputs that differ",
+            "look at how x was filled: a loop that writes the same picture, or an array of zeros",
+        )
+    blank = _rows_where(x, lambda r: (r == r[:, :1]).all(axis=1)) if x[0].size > 1 else []
+    if len(blank):
+        return Finding(
+            name,
+            "fail" if len(blank) > len(x) / 2 else "warn",
+            f"{len(blank)} of {len(x)} inputs are constant (blank), the first at index {blank[0]}",
+            "none",
+            "look at them: pictures that could not be read often end up as zeros",
+        )
+    return Finding(name, "pass", f"{len(x)} inputs, all finite, none blank", "finite, not constant")
+
+
+def _rows_where(x, test):
+    """Indices of the inputs for which test(rows as (n, numbers)) holds, in pieces of 1024."""
+    found = [
+        at + np.flatnonzero(test(x[at : at + 1024].reshape(len(x[at : at + 1024]), -1)))
+        for at in range(0, len(x), 1024)
+    ]
+    return np.concatenate(found)
+
+
+def check_scale(x, name="input scale", what="x"):
+    """Whether the first weights see numbers around one: sensible mean and spread."""
+    sample = np.asarray(x[:: max(1, len(x) // 256)], np.float64)
+    mean, spread = float(sample.mean()), float(sample.std())
+    size = math.sqrt(mean**2 + spread**2)
+    measured = f"{what} has mean {mean:.3g}, standard deviation {spread:.3g}"
+    expected = "numbers about -1..1: deviation 0.05 to 5, mean within 3"
+    figures = {"mean": mean, "deviation": spread}
+    if 0.05 <= spread <= 5 and abs(mean) <= 3:
+        return Finding(name, "pass", measured, expected, figures=figures)
+    advice = "standardise x: (x - x.mean()) / x.std() with the figures of the training data"
+    if 20 < size < 256 and sample.min() >= 0:
+        advice = "scale pixels: Rescaling(1 / 255) as the first layer, or x / 255"
+    verdict = "fail" if size > 20 or size < 0.005 else "warn"
+    return Finding(name, verdict, measured, expected, advice, figures)
+
+
+def check_same_scale(x, held_out):
+    """Training and validation inputs prepared in the same way."""
+    name = "same preparation"
+    if held_out is None:
+        return Finding(name, "skipped", "no validation data")
+    (a, s), (b, t) = (
+        (float(np.mean(one, dtype=np.float64)), float(np.std(one, dtype=np.float64)))
+        for one in (x, held_out)
+    )
+    measured = f"mean {a:.3g} and {b:.3g}, deviation {s:.3g} and {t:.3g} (training, validation)"
+    ratio = max(s, t) / max(min(s, t), 1e-12) if max(s, t) else 1.0
+    shift = abs(a - b) / max(s, t, 1e-12)
+    verdict = "fail" if ratio > 3 or shift > 1.5 else "warn" if ratio > 1.5 or shift > 0.5 else ""
+    return Finding(
+        name,
+        verdict or "pass",
+        measured,
+        "about equal",
+        "prepare both alike: the same scaling, with the training data's figures" if verdict else "",
+    )
+
+
+def check_balance(classes, k):
+    """How the classes are distributed, and the accuracy of always saying the commonest."""
+    name = "class balance"
+    counts = np.bincount(classes, minlength=k)
+    best, share = majority(classes)
+    missing = np.flatnonzero(counts == 0).tolist()
+    figures = {"counts": counts.tolist(), "majority_class": best, "majority_guess": share}
+    shown = ", ".join(map(str, counts[:10].tolist())) + (", ..." if len(counts) > 10 else "")
+    measured = f"always saying class {best} is right in {percent(share)}; per class: {shown}"
+    expected = f"{len(counts)} classes of similar size ({percent(1 / len(counts))} each)"
+    if np.count_nonzero(counts) < 2:
+        return Finding(
+            name,
+            "fail",
+            f"only class {best} occurs",
+            expected,
+            "nothing can be learnt from one class: look at how y was made",
+            figures,
+        )
+    advice = ""
+    if missing:
+        measured += f"; no sample of class {', '.join(map(str, missing[:10]))}"
+        advice = "collect samples of every class, or build the model for fewer outputs"
+    elif counts.max() > 4 * counts.min():
+        advice = (
+            f"compare every accuracy with {percent(share)}; fit(class_weight=...) or more "
+            "pictures of the small classes; look at recall per class"
+        )
+    return Finding(name, "warn" if advice else "pass", measured, expected, advice, figures)
+
+
+def check_tail(head, tail):
+    """Whether the rows that validation_split takes, the last ones, hold the classes of the rest."""
+    name = "sorted data"
+    here, there = set(head.tolist()), set(tail.tolist())
+    expected = "the same classes in both parts, in about the same shares"
+    advice = (
+        "validation_split takes the last rows without shuffling: shuffle x and y together before, "
+        "order = np.random.permutation(len(x)); x, y = x[order], y[order]"
+    )
+    unseen = sorted(there - here)
+    if unseen:
+        return Finding(
+            name,
+            "fail",
+            f"classes {unseen[:10]} are in the validation tail only: training never sees them",
+            expected,
+            advice,
+        )
+    k = max(max(here), max(there)) + 1
+    p, q = (np.bincount(part, minlength=k) / len(part) for part in (head, tail))
+    distance = float(np.abs(p - q).sum() / 2)
+    # Of two honest samples this distance is about sqrt(k / (2 pi)) sqrt(1/n + 1/m) at most.
+    chance = math.sqrt(k / (2 * math.pi) * (1 / len(head) + 1 / len(tail)))
+    missing = sorted(here - there)
+    measured = f"shares of classes differ by {percent(distance)}"
+    if missing:
+        measured += f"; classes {missing[:10]} are missing from the validation tail"
+    figures = {"distance": distance, "by_chance": chance}
+    unlikely = distance > 3 * chance and distance > 0.1
+    verdict = "pass"
+    if unlikely:
+        verdict = "fail" if distance > 0.4 else "warn"
+    elif missing and len(tail) >= 10 * k:
+        verdict = "warn"
+    told = f"{expected} (by chance up to {percent(chance)})"
+    return Finding(name, verdict, measured, told, advice if verdict != "pass" else "", figures)
+
+
+def check_mixed_batches(batches):
+    """Whether the batches of a generator hold several classes each, `batches` their classes."""
+    name = "sorted data"
+    batches = [one for one in batches if len(one) >= 4]
+    k = len(np.unique(np.concatenate(batches))) if batches else 0
+    if len(batches) < 2:
+        return Finding(name, "skipped", "fewer than two batches of four and more were looked at")
+    alone = sum(len(np.unique(one)) == 1 for one in batches)
+    measured = f"{alone} of {len(batches)} batches hold a single class"
+    expected = "batches with a mixture of classes"
+    if alone > len(batches) / 2 and k > 1:
+        return Finding(
+            name, "fail", measured, expected, "the source yields its data sorted: shuffle it"
+        )
+    if k == 1:
+        return Finding(
+            name,
+            "warn",
+            f"all {len(batches)} batches that were looked at hold the same class",
+            expected,
+            "the source may be sorted by class: shuffle it",
+        )
+    return Finding(name, "pass", measured, expected)
+
+
+# -- duplicates -----------------------------------------------------------------------------------
+
+
+def content_keys(x):
+    """A hash of the bytes of every input."""
+    x = np.ascontiguousarray(x)
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in x]
+
+
+def thumbnails(x):
+    """Grey pictures of 16 x 16 block means, (n, 256) float32; None for what is no picture."""
+    if x.ndim != 4 or min(x.shape[1:3]) < 16:
+        return None
+    grey = np.empty((len(x), 16, 16), np.float32)
+    rows, columns = (np.linspace(0, size, 17).astype(int) for size in x.shape[1:3])
+    for at in range(0, len(x), 512):
+        part = x[at : at + 512].mean(axis=-1, dtype=np.float32)
+        part = np.add.reduceat(part, rows[:-1], axis=1)
+        part = np.add.reduceat(part, columns[:-1], axis=2)
+        grey[at : at + 512] = part / np.outer(np.diff(rows), np.diff(columns))
+    return grey.reshape(len(x), 256)
+
+
+def average_hashes(grey):
+    """64 bits per thumbnail: which of its 8 x 8 block means exceed their mean."""
+    small = grey.reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, 64)
+    return np.packbits(small > small.mean(axis=1, keepdims=True), axis=1)
+
+
+def near_duplicates(x, held_out):
+    """Pairs (index in x, index in held_out) of pictures that look the same.
+
+    The rule: equal average hash, and 16 x 16 grey thumbnails correlated above 0.995.
+    """
+    left, right = thumbnails(x), thumbnails(held_out)
+    if left is None or right is None:
+        return []
+    buckets = {}
+    for index, key in enumerate(average_hashes(left)):
+        buckets.setdefault(key.tobytes(), []).append(index)
+    pairs = []
+    for index, key in enumerate(average_hashes(right)):
+        for other in buckets.get(key.tobytes(), ())[:50]:
+            a, b = left[other] - left[other].mean(), right[index] - right[index].mean()
+            norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+            if norm > 0 and float(a @ b) > CORRELATED * norm:
+                pairs.append((other, index))
+                break
+    return pairs
+
+
+def check_duplicates(x, held_out):
+    """Inputs that stand in both splits, by a hash of their bytes; pictures that look the same."""
+    name = "duplicates"
+    if held_out is None:
+        return Finding(name, "skipped", "no validation data")
+    x, held_out = x[:HASHED], held_out[:HASHED]
+    if x.shape[1:] != held_out.shape[1:]:
+        return Finding(name, "skipped", f"shapes {x.shape[1:]} and {held_out.shape[1:]} differ")
+    if x.dtype != held_out.dtype:
+        x, held_out = x.astype(np.float32), held_out.astype(np.float32)
+    known = {key: index for index, key in enumerate(content_keys(x))}
+    twice = [(known[key], i) for i, key in enumerate(content_keys(held_out)) if key in known]
+    exact = {index for _, index in twice}
+    near = [pair for pair in near_duplicates(x, held_out) if pair[1] not in exact]
+    count = len(held_out)
+    measured = f"{len(exact)} of {count} validation inputs are also training inputs"
+    if x.ndim == 4:
+        measured += f", {len(near)} more look the same"
+    figures = {"exact": len(exact), "near": len(near), "pairs": (twice + near)[:20]}
+    if not exact and not near:
+        return Finding(name, "pass", measured, "none", figures=figures)
+    first = (twice or near)[0]
+    verdict = "fail" if len(exact) > max(1, 0.01 * count) else "warn"
+    return Finding(
+        name,
+        verdict,
+        measured,
+        "none",
+        f"validation measures memory, not learning: remove them from one side (e.g. training "
+        f"{first[0]} and validation {first[1]}); split by person or by scene, not by picture",
+        figures,
+    )
+
+
+def check_contradictions(x, classes):
+    """Equal inputs with different labels."""
+    name = "label conflicts"
+    seen, wrong, twice = {}, [], 0
+    for index, key in enumerate(content_keys(x[:HASHED])):
+        other = seen.setdefault(key, index)
+        if other != index:
+            twice += 1
+            if classes[other] != classes[index]:
+                wrong.append((other, index))
+    measured = f"{twice} inputs occur again, {len(wrong)} of them with another label"
+    if not wrong:
+        return Finding(name, "pass", measured, "none with another label")
+    return Finding(
+        name,
+        "fail" if len(wrong) > 0.01 * len(x) else "warn",
+        measured,
+        "none with another label",
+        f"look at inputs {wrong[0][0]} and {wrong[0][1]}: the same picture, two labels; x and y "
+        "may have been shuffled apart",
+        {"pairs": wrong[:20]},
+    )
+
+
+def smallest_telling(share, count):
+    """The smallest accuracy on `count` samples whose interval lies above `share`; None if none."""
+    low, high = 0, count + 1
+    while low < high:
+        middle = (low + high) // 2
+        if wilson_interval(middle, count)[0] > share:
+            high = middle
+        else:
+            low = middle + 1
+    return None if low > count else low / count
+
+
+def check_size(classes):
+    """Whether the validation data is large enough to tell a model from the majority guess."""
+    name = "validation size"
+    if classes is None:
+        return Finding(name, "skipped", "no validation data with classes")
+    count = len(classes)
+    best, share = majority(classes)
+    least = smallest_telling(share, count)
+    advice = "hold out more pictures (a few hundred), or cross-validate"
+    expected = "an accuracy 10 points above the guess can be told from it"
+    if least is None:
+        return Finding(
+            name,
+            "fail",
+            f"{count} samples, {percent(share)} of them of class {best}: not even a perfect model "
+            "could be told from that guess",
+            expected,
+            advice,
+            {"count": count},
+        )
+    measured = (
+        f"{count} samples; accuracies up to {percent(least)} cannot be told from always saying "
+        f"class {best} ({percent(share)})"
+    )
+    figures = {"count": count, "majority_guess": share, "least_telling": least}
+    enough = least - share <= 0.1 or (1 - share < 0.1 and least <= (1 + share) / 2)
+    verdict = "pass" if enough else "warn"
+    return Finding(name, verdict, measured, expected, "" if enough else advice, figures)
+
+
+def check_above_guess(right, classes, name, whose):
+    """Whether an accuracy on held-out classes is above always saying the commonest one."""
+    count = len(classes)
+    best, share = majority(classes)
+    low, high = wilson_interval(right, count)
+    measured = (
+        f"{whose}: {percent(right / count)} of {count} right, 95 % interval {percent(low)} to "
+        f"{percent(high)}"
+    )
+    figures = {"accuracy": right / count, "interval": (low, high), "majority_guess": share}
+    return Finding(
+        name,
+        "pass" if low > share else "fail",
+        measured,
+        f"above always saying class {best}: {percent(share)}",
+        figures=figures,
+    )
