@@ -21,10 +21,35 @@ AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": ",".join(
         "+" + name
-        for name in (
-            "64bit,cx8,cmov,fxsr,mmx,sse,sse2,sse3,ssse3,sse4.1,sse4.2,popcnt,cx16,sahf,avx,f16c,"
-            "fma,avx2,bmi,bmi2,lzcnt,movbe,xsave,xsaveopt,fsgsbase,invpcid,crc32"
-        ).split(",")
+        for name in [
+            "64bit",
+            "cx8",
+            "cmov",
+            "fxsr",
+            "mmx",
+            "sse",
+            "sse2",
+            "sse3",
+            "ssse3",
+            "sse4.1",
+            "sse4.2",
+            "popcnt",
+            "cx16",
+            "sahf",
+            "avx",
+            "f16c",
+            "fma",
+            "avx2",
+            "bmi",
+            "bmi2",
+            "lzcnt",
+            "movbe",
+            "xsave",
+            "xsaveopt",
+            "fsgsbase",
+            "invpcid",
+            "crc32",
+        ]
     ),
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "DNNL_MAX_CPU_ISA": "AVX2",

@@ -6,7 +6,7 @@ Engine(options): options.mode, options.threads
   train(), predict()                               one step, one batch
   check()                                          {"outputs", "loss", "gradient layer/number"}
   open_layer(layer)                                {direction: function that computes it}
-  layer_results()                                  {direction: array in minicnn's layout}
+  layer_result(direction)                          the array in minicnn's layout
   close()
 
 PEERS says which engines there are, what has to be installed and which environment they get.

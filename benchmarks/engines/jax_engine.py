@@ -21,11 +21,10 @@ class Engine:
             name: (lambda function=function: function(*arrays).block_until_ready())
             for name, function in compiled.items()
         }
-        self.layer = layer
         return self.calls
 
-    def layer_results(self):
-        return {name: np.array(self.calls[name]()) for name in self.layer.directions}
+    def layer_result(self, direction):
+        return np.array(self.calls[direction]())
 
     def close(self):
         self.calls = None

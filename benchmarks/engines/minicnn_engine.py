@@ -1,10 +1,10 @@
 """minicnn itself."""
 
-import minicnn
 import numpy as np
-from minicnn import config, ops, set_random_seed
 
+import minicnn
 from benchmarks import networks
+from minicnn import config, ops, set_random_seed
 
 
 class Engine:
@@ -14,6 +14,7 @@ class Engine:
 
     def about(self):
         import numba
+
         from minicnn.ops.fast import simd, threads
 
         lanes = simd.lanes(np.dtype(np.float32))
@@ -80,11 +81,10 @@ class Engine:
                 "forward": lambda: ops.batch_norm_train(x, kernel, bias, 1e-3)[0],
                 "input_grad": lambda: ops.batch_norm_train_grad(dy, x, kernel, *statistics)[0],
             }
-        self.layer = layer
         return self.calls
 
-    def layer_results(self):
-        return {name: np.array(self.calls[name]()) for name in self.layer.directions}
+    def layer_result(self, direction):
+        return np.array(self.calls[direction]())
 
     def close(self):
         self.model = self.calls = None

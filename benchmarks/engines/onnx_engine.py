@@ -69,16 +69,14 @@ class Engine:
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, y_shape)],
             [numpy_helper.from_array(value, name) for name, value in constants.items()],
         )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         self._start(model.SerializeToString(), x)
         self.calls = {"forward": self._run}
         return self.calls
 
-    def layer_results(self):
-        y = self._run()
-        return {"forward": y.transpose(0, 2, 3, 1) if y.ndim == 4 else y}
+    def layer_result(self, direction):
+        y = self.calls[direction]()
+        return y.transpose(0, 2, 3, 1) if y.ndim == 4 else y
 
     def close(self):
         self.session = None

@@ -16,37 +16,37 @@ class Engine:
         x, kernel, bias, dy = (tf.constant(array) for array in layer.arrays())
         calls = _MAKE[layer.kind](layer, x, kernel, bias, dy)
         self.calls = {name: tf.function(call) for name, call in calls.items()}
-        self.layer = layer
         return self.calls
 
-    def layer_results(self):
-        return {name: np.array(self.calls[name]()) for name in self.layer.directions}
+    def layer_result(self, direction):
+        return np.array(self.calls[direction]())
 
     def close(self):
         self.calls = None
 
 
-# Graphs would fold a layer of constants into its result, hence the identities in a loop-free form:
-# arguments that TensorFlow must take as they come.
-
-
 def _varying(*arrays):
+    """Variables, because a graph of constants would be folded into its result."""
     return [tf.Variable(array, trainable=False) for array in arrays]
 
 
 def _convolution(layer, x, kernel, bias, dy):
     x_shape, kernel_shape = x.shape, kernel.shape
     x, kernel, bias, dy = _varying(x, kernel, bias, dy)
-    strides, dilations = [1, layer.strides, layer.strides, 1], [1, layer.dilation] * 2
-    dilations = [1, layer.dilation, layer.dilation, 1]
-    pads = [(0, 0), *layer.pads, (0, 0)]
     where = {
-        "strides": strides,
-        "padding": "EXPLICIT" if layer.padding else "VALID",
-        "explicit_paddings": [n for pair in pads for n in pair] if layer.padding else [],
-        "dilations": dilations,
+        "strides": [1, layer.strides, layer.strides, 1],
+        "padding": "VALID",
+        "dilations": [1, layer.dilation, layer.dilation, 1],
     }
+    if layer.padding and layer.output_shape[1:3] == layer.x[1:3]:
+        where["padding"] = "SAME"  # the same pixels
+    elif layer.padding:
+        pads = [(0, 0), *layer.pads, (0, 0)]
+        where["padding"] = "EXPLICIT"
+        where["explicit_paddings"] = [n for pair in pads for n in pair]
     if layer.groups == layer.x[-1] > 1:
+        if where["padding"] == "EXPLICIT":  # the process would abort
+            raise NotImplementedError("TensorFlow has no explicit padding of depthwise layers")
         per_channel = layer.filters // layer.groups
         filters = (*layer.size, layer.groups, per_channel)
         kernel = tf.Variable(tf.reshape(kernel, filters), trainable=False)
@@ -100,9 +100,7 @@ def _pool(layer, x, kernel, bias, dy):
     if layer.kind == "average_pool":
         return {
             "forward": lambda: raw.AvgPool(value=x.value(), **where),
-            "input_grad": lambda: raw.AvgPoolGrad(
-                orig_input_shape=shape, grad=dy.value(), **where
-            ),
+            "input_grad": lambda: raw.AvgPoolGrad(orig_input_shape=shape, grad=dy.value(), **where),
         }
     if layer.padding:
         pads = [(0, 0), *layer.pads, (0, 0)]

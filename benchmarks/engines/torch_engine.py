@@ -74,19 +74,15 @@ class Engine:
             if layer.kind == "convolution":
                 kernel = self._placed(kernel.permute(3, 2, 0, 1))
             self.calls = _MAKE[layer.kind](layer, x, kernel, bias, dy)
-        self.layer = layer
         return self.calls
 
-    def layer_results(self):
-        results = {}
-        for name in self.layer.directions:
-            value = self.calls[name]()
-            if self.layer.kind == "dense":
-                value = value.T if name == "kernel_grad" else value
-            else:
-                value = value.permute((2, 3, 1, 0) if name == "kernel_grad" else (0, 2, 3, 1))
-            results[name] = np.ascontiguousarray(value.numpy())
-        return results
+    def layer_result(self, direction):
+        value = self.calls[direction]()
+        if value.ndim == 4:
+            value = value.permute((2, 3, 1, 0) if direction == "kernel_grad" else (0, 2, 3, 1))
+        elif direction == "kernel_grad":
+            value = value.T
+        return np.ascontiguousarray(value.numpy())
 
     def close(self):
         self.model = self.plain = self.calls = self.optimizer = None
