@@ -143,7 +143,8 @@ def test_batches_depend_on_seed_pass_and_index_only():
     one, other = batches(), batches()
     first = [one[index] for index in range(len(one))]
     with ThreadPoolExecutor(3) as pool:
-        again = dict(zip([4, 0, 5, 2, 1, 3], pool.map(other.__getitem__, [4, 0, 5, 2, 1, 3])))
+        mixed = [4, 0, 5, 2, 1, 3]
+        again = dict(zip(mixed, pool.map(other.__getitem__, mixed), strict=True))
     for index, batch in enumerate(first):
         equal(batch, again[index])
     for flow in (one, other):
@@ -394,7 +395,8 @@ def test_modes_of_pictures(folder):
         )
         x, _ = next(flow)
         assert x.shape == (11, 9, 9, channels)
-        pictures = {os.path.basename(name): one for name, one in zip(flow.filenames, x)}
+        names = map(os.path.basename, flow.filenames)
+        pictures = dict(zip(names, x, strict=True))
         for name in ("deep.png", "print.jpg", "alpha.png", "table.png"):
             np.testing.assert_allclose(pictures[name][..., 0], 200, atol=1, err_msg=name)
         assert (pictures["line.png"] == 255).all()

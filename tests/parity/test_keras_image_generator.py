@@ -1,5 +1,6 @@
-"""ImageDataGenerator against Keras's: equal transforms for equal parameters, equal draws, batches."""
+"""ImageDataGenerator against Keras's: arguments, transforms, draws, statistics, batches."""
 
+import inspect
 import warnings
 
 import numpy as np
@@ -56,6 +57,29 @@ RANGES = {
         "vertical_flip": True,
     },
 }
+
+
+# Of the iterators Keras calls what `flow...` calls; the base class has another hook to override.
+METHODS = (
+    "flow flow_from_directory flow_from_dataframe standardize get_random_transform apply_transform "
+    "random_transform fit"
+)
+
+
+def arguments_of(function):
+    return [
+        (one.name, one.default, one.kind) for one in inspect.signature(function).parameters.values()
+    ]
+
+
+def test_arguments():
+    names = [name for name in ours.__all__ if hasattr(theirs, name)]
+    assert len(names) >= 14
+    for name in names:
+        assert arguments_of(getattr(ours, name)) == arguments_of(getattr(theirs, name)), name
+    for name in METHODS.split():
+        mine, keras = (getattr(one.ImageDataGenerator, name) for one in (ours, theirs))
+        assert arguments_of(mine) == arguments_of(keras), name
 
 
 def both(**arguments):
