@@ -28,6 +28,10 @@ class ActivationFunction:
     def backward(self, dy, saved, needs_dx=True):
         return ops.activate_grad(dy, saved, self.spec)
 
+    def backward_with_bias(self, dy, saved):
+        """The gradient below, and its sum over all axes but the last: that of a bias added to x."""
+        return ops.activate_bias_grad(dy, saved, self.spec)
+
     def __call__(self, x):
         return np.array(self.forward(_floating(x))[0])
 
@@ -53,6 +57,9 @@ class _Linear(ActivationFunction):
     def backward(self, dy, saved, needs_dx=True):
         return dy
 
+    def backward_with_bias(self, dy, saved):
+        return dy, ops.bias_grad(dy)
+
 
 class _Softmax(ActivationFunction):
     """y_i = exp(x_i) / sum_j exp(x_j) along one axis; dx = y (dy - sum_j dy_j y_j)."""
@@ -67,6 +74,10 @@ class _Softmax(ActivationFunction):
     def backward(self, dy, saved, needs_dx=True):
         axis = self.spec[1]
         return np.moveaxis(getattr(ops, self.gradient)(np.moveaxis(dy, axis, -1), saved), -1, axis)
+
+    def backward_with_bias(self, dy, saved):
+        dx = self.backward(dy, saved)
+        return dx, ops.bias_grad(dx)
 
 
 class _LogSoftmax(_Softmax):

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from minicnn import config, randomness, regularizers
+from minicnn import config, ops, randomness, regularizers
 from minicnn.configurable import (
     Configurable,
     Table,
@@ -156,6 +156,23 @@ class Layer(Configurable):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
+
+    def backward_to_sum(self, dy, activation, after):
+        """Gradient of the sum that bias and activation were applied to; adds up the bias's own.
+
+        `after` is what the activation saved; activation None means none.
+        """
+        learns_bias = self.bias is not None and self.bias.trainable
+        in_one_pass = getattr(activation, "backward_with_bias", None)
+        if learns_bias and in_one_pass:
+            dy, dbias = in_one_pass(dy, after)
+            self.bias.accumulate(dbias)
+            return dy
+        if activation:
+            dy = activation.backward(dy, after, True)
+        if learns_bias:
+            self.bias.accumulate(ops.bias_grad(dy))
+        return dy
 
     def add_state(self, name, shape, initializer):
         """Make an array that training writes but no gradient moves (moving statistics)."""

@@ -109,10 +109,7 @@ class Conv2D(Layer):
 
     def backward(self, dy, saved, needs_dx):
         x, after, activation = saved
-        if activation:
-            dy = activation.backward(dy, after, True)
-        if self.use_bias and self.bias.trainable:
-            self.bias.accumulate(ops.bias_grad(dy))
+        dy = self.backward_to_sum(dy, activation, after)
         if self.kernel.trainable:
             self.kernel.accumulate(
                 ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry)

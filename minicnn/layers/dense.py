@@ -68,11 +68,8 @@ class Dense(Layer):
 
     def backward(self, dy, saved, needs_dx):
         x, after, activation = saved
-        if activation:
-            dy = activation.backward(dy, after, True)
+        dy = self.backward_to_sum(dy, activation, after)
         rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, self.units)
-        if self.use_bias and self.bias.trainable:
-            self.bias.accumulate(ops.bias_grad(dy))
         if self.kernel.trainable:
             self.kernel.accumulate(ops.dense_kernel_grad(rows, dy))
         if needs_dx:

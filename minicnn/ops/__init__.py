@@ -31,6 +31,7 @@ NAMES = {
     "elementwise": (
         "activate",
         "activate_grad",
+        "activate_bias_grad",
         "softmax",
         "softmax_grad",
         "log_softmax",

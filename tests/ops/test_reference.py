@@ -425,6 +425,7 @@ def every_op():
         ("batch_norm_inference_grad", (x, x, row, row, row**2, 1e-3)),
         ("activate", (x, ("relu",))),
         ("activate_grad", (x, x, ("relu",))),
+        ("activate_bias_grad", (x, x, ("tanh",))),
         ("softmax", (x,)),
         ("softmax_grad", (x, x)),
         ("log_softmax", (x,)),
