@@ -43,8 +43,9 @@ class ImageDataGenerator:
     Angles (rotation_range, shear_range) are degrees; shifts are fractions of the picture (below 1),
     pixels, or a list to choose from; zoom_range z means [1 - z, 1 + z]; rescale is applied after
     preprocessing_function and before centring. featurewise_* and zca_whitening need `fit`.
-    Transforms are Keras's, to the number, also where it exchanges the axes of shifts (see
-    `affine_matrix`): for pictures of mixed shape or exact axes take minicnn.layers.Random... .
+    Transforms are those of Keras 3, also where they surprise: width_shift_range moves pictures up
+    and down, height_shift_range left and right, and what is not square turns about a point beside
+    its middle (see `affine_matrix`).
     """
 
     def __init__(
