@@ -17,42 +17,15 @@ PAUSE = 0.02  # seconds between two engines: the threads of the one before have 
 
 # Haswell's instructions: AVX2 and FMA, nothing of AVX-512. Both variables are needed, the name
 # alone still gives AVX-512.
+_HASWELL = (
+    *("64bit", "cx8", "cmov", "fxsr", "mmx", "sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2"),
+    *("popcnt", "cx16", "sahf", "avx", "f16c", "fma", "avx2", "bmi", "bmi2", "lzcnt", "movbe"),
+    *("xsave", "xsaveopt", "fsgsbase", "invpcid", "crc32"),
+)
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
-    "NUMBA_CPU_FEATURES": ",".join(
-        "+" + name
-        for name in [
-            "64bit",
-            "cx8",
-            "cmov",
-            "fxsr",
-            "mmx",
-            "sse",
-            "sse2",
-            "sse3",
-            "ssse3",
-            "sse4.1",
-            "sse4.2",
-            "popcnt",
-            "cx16",
-            "sahf",
-            "avx",
-            "f16c",
-            "fma",
-            "avx2",
-            "bmi",
-            "bmi2",
-            "lzcnt",
-            "movbe",
-            "xsave",
-            "xsaveopt",
-            "fsgsbase",
-            "invpcid",
-            "crc32",
-        ]
-    ),
+    "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in _HASWELL),
     "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "DNNL_MAX_CPU_ISA": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
     "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
 }

@@ -4,6 +4,9 @@
 {"do": "layer", "group", "number", "check"}                    opens a single layer
 {"do": "time", "work", "steps"} or {..., "milliseconds"}       -> {"ms": [...]}
 {"do": "check", "path"}                                        writes its results to that file
+{"do": "kernel", "name"}                                       opens a kernel beside its triad
+{"do": "peaks"}                                                -> what the machine can do at most
+{"do": "epochs", "count"}                                      fits the open network
 {"do": "memory"}                                               -> {"now", "peak"} in bytes
 {"do": "close"}
 
@@ -46,8 +49,10 @@ def main():
         peer = PEERS[options.engine]
         options.mode = peer.mode
         module = importlib.import_module(f"benchmarks.engines.{peer.module}")
+        imported = _memory()["now"]
         session = Session(module.Engine(options))
-        reply({"ready": options.engine, **session.engine.about()})
+        about = session.engine.about()
+        reply({**about, "memory_imported": imported, "memory_ready": _memory()["now"]})
     except Exception as error:  # of any library: the answer says which
         reply(_described(error))
         return
@@ -57,6 +62,13 @@ def main():
             reply(getattr(session, command.pop("do"))(**command) or {"done": True})
         except Exception as error:  # as above
             reply(_described(error))
+
+
+def _memory():
+    """Resident bytes of this process now and at most."""
+    status = Path("/proc/self/status").read_text()
+    kib = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if "kB" in line}
+    return {"now": 1024 * int(kib["VmRSS"]), "peak": 1024 * int(kib["VmHWM"])}
 
 
 def _described(error):
@@ -111,10 +123,18 @@ class Session:
     def check(self, path):
         np.savez(path, **self.results())
 
+    def kernel(self, name):
+        self.calls, byte_count = self.engine.open_kernel(name)
+        return {"bytes": byte_count}
+
+    def peaks(self):
+        return self.engine.peaks()
+
+    def epochs(self, count):
+        self.engine.fit(count)
+
     def memory(self):
-        status = Path("/proc/self/status").read_text()
-        kib = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if "kB" in line}
-        return {"now": 1024 * int(kib["VmRSS"]), "peak": 1024 * int(kib["VmHWM"])}
+        return _memory()
 
     def close(self):
         self.calls, self.results = {}, None

@@ -86,6 +86,22 @@ class Engine:
     def layer_result(self, direction):
         return np.array(self.calls[direction]())
 
+    def open_kernel(self, name):
+        from benchmarks import bandwidth
+
+        return bandwidth.prepare(name)
+
+    def peaks(self):
+        from benchmarks import roofline
+
+        return roofline.peaks()
+
+    def fit(self, epochs):
+        """`epochs` of what is open: three batches, the last a small one, and validation."""
+        self.model.fit(
+            self.x, self.y, batch_size=64, epochs=epochs, validation_split=0.1, verbose=0
+        )
+
     def close(self):
         self.model = self.calls = None
         ops.arena.trim()
