@@ -15,7 +15,7 @@ FILL_MODES = ("constant", "mirror", "nearest", "reflect", "wrap")
 def affine_matrix(height, width, theta=0, tx=0, ty=0, shear=0, zx=1, zy=1, rows_first=True):
     """The matrix (2, 3) from output pixels (row, column, 1) to input pixels (row, column).
 
-    R(theta) T(tx, ty) S(shear) Z(zx, zy) about the middle, angles in degrees, in coordinates (x, y);
+    R(theta) T(tx, ty) S(shear) Z(zx, zy) about the middle in coordinates (x, y), angles in degrees;
     where rows come first x and y then change places. This is Keras 3's order of things: x was the
     height in the middle but is the column in the result, so tx moves along columns, and a picture
     that is not square turns about row width / 2 and column height / 2.
