@@ -4,6 +4,7 @@
 {"do": "layer", "group", "number", "check"}                    opens a single layer
 {"do": "time", "work", "steps"} or {..., "milliseconds"}       -> {"ms": [...]}
 {"do": "check", "path"}                                        writes its results to that file
+{"do": "kernels"}                                              -> {"names"} of them
 {"do": "kernel", "name"}                                       opens a kernel beside its triad
 {"do": "peaks"}                                                -> what the machine can do at most
 {"do": "epochs", "count"}                                      fits the open network
@@ -126,6 +127,9 @@ class Session:
     def kernel(self, name):
         self.calls, byte_count = self.engine.open_kernel(name)
         return {"bytes": byte_count}
+
+    def kernels(self):
+        return {"names": self.engine.kernel_names()}
 
     def peaks(self):
         return self.engine.peaks()

@@ -86,6 +86,11 @@ class Engine:
     def layer_result(self, direction):
         return np.array(self.calls[direction]())
 
+    def kernel_names(self):
+        from benchmarks import bandwidth
+
+        return list(bandwidth.kernels())
+
     def open_kernel(self, name):
         from benchmarks import bandwidth
 
