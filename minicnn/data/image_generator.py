@@ -296,8 +296,9 @@ class ImageDataGenerator:
 
         random: numpy.random.RandomState, from which the user's function draws, too.
         """
-        pictures = np.array(pictures, self.dtype)
-        batch = np.empty(pictures.shape, self.dtype)
+        pictures, given = ops.arena.empty(np.shape(pictures), self.dtype), pictures
+        pictures[...] = given
+        batch = ops.arena.empty(pictures.shape, self.dtype)
         if self.preprocessing_function or self._is_changed():
             for row, picture in zip(batch, pictures, strict=True):
                 parameters = self.get_random_transform(picture.shape, random)
