@@ -63,3 +63,13 @@ def mix(*words):
         key = (key ^ key >> 27) * 0x94D049BB133111EB & _MASK
         key ^= key >> 31
     return key
+
+
+def uniforms(key, first_sample, n, count):
+    """(n, count) numbers in [0, 1): row i is a function of key and first_sample + i alone."""
+    words = np.arange(first_sample * count, (first_sample + n) * count, dtype=np.uint64)
+    words = words * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)  # SplitMix64; uint64 wraps
+    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return ((words >> np.uint64(11)) * 2.0**-53).reshape(n, count)
