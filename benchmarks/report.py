@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engines import OURS, PEERS
+from benchmarks.shapes import DIRECTIONS
 
 console = Console(width=None if os.isatty(1) else 120)
 
@@ -112,7 +113,8 @@ def group_ratios(section):
         if best:
             found.setdefault(row["direction"], []).append(best[1])
             found.setdefault("all", []).append(best[1])
-    return {name: (geometric_mean(v), min(v), len(v)) for name, v in found.items()}
+    names = (*DIRECTIONS, "all")
+    return {n: (geometric_mean(v), min(v), len(v)) for n in names if (v := found.get(n))}
 
 
 def bandwidth_table(section):
@@ -300,7 +302,6 @@ def plot(sections, file):
         for draw, kind in ((_draw_networks, "network"), (_draw_layers, "layers"))
         if any(_has_peers(section) for section in by_kind[kind])
     ]
-    threads = sorted({s["threads"] for s in by_kind["peaks"]})
     rooflines = [
         (s, layers)
         for s in by_kind["peaks"]
@@ -318,7 +319,7 @@ def plot(sections, file):
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
-    console.print(f"plot: {file} ({len(threads)} thread settings)", highlight=False)
+    console.print(f"plot: {file}", highlight=False)
 
 
 def _same_setting(a, b):

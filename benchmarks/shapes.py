@@ -30,7 +30,7 @@ class Layer:
     def name(self):
         """As in the tables: what it is and its shape."""
         size = "x".join(map(str, self.x))
-        words = [self.kind.replace("_", " "), size]
+        words = [self.kind.replace("convolution", "conv").replace("_", " "), size]
         if self.kind in ("convolution", "dense"):
             words[1] += f"-{self.filters}"
         if self.kind in ("convolution", "max_pool", "average_pool"):

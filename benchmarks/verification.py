@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.crew import Failure
-from benchmarks.engines import OURS
+from benchmarks.engines import OURS, PEERS
 from benchmarks.networks import NETWORKS
 from benchmarks.shapes import GROUPS
 
@@ -22,12 +22,22 @@ def relative_error(a, b, floor=0.0):
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), floor, 1e-30))
 
 
-def _compare(crew, folder, bounds):
+def _distinct(crew):
+    """The workers, of those that differ in their allocator alone only one."""
+    kinds = {}
+    for name, worker in crew.workers.items():
+        peer = PEERS[name]
+        kinds.setdefault((peer.module, peer.mode), (name, worker))
+    return list(kinds.values())
+
+
+def _compare(crew, command, folder, bounds):
     """{engine: {kind of result: (error, which)}} of what is open, against minicnn's results."""
     results = {}
-    for name, worker in list(crew.workers.items()):
+    for name, worker in _distinct(crew):
         path = folder / f"{name}.npz"
         with crew.leaving_out(name):
+            worker.ask(**command)
             worker.ask(do="check", path=str(path))
             with np.load(path) as file:
                 results[name] = dict(file)
@@ -54,8 +64,9 @@ def _compare(crew, folder, bounds):
 def network(crew, name, folder, weights, say):
     """Outputs, loss and gradients of a small batch; engines that disagree end the run."""
     batch_size = NETWORKS[name].check_batch_size
-    crew.ask_all(do="network", name=name, batch_size=batch_size, weights=str(weights), check=True)
-    for engine, worst in _compare(crew, folder, NETWORK_BOUNDS).items():
+    command = {"do": "network", "name": name, "batch_size": batch_size, "weights": str(weights)}
+    found = _compare(crew, {**command, "check": True}, folder, NETWORK_BOUNDS)
+    for engine, worst in found.items():
         errors = ", ".join(f"{kind} {error:.0e}" for kind, (error, _) in worst.items())
         say(f"{name}: {engine} agrees with minicnn within {errors}")
         _refuse(engine, name, worst, NETWORK_BOUNDS)
@@ -82,7 +93,7 @@ def layers(crew, folder, say):
 def _compare_layer(crew, command, folder):
     """{engine: {direction: (error, direction)}} for what each engine can compute."""
     results = {}
-    for name, worker in list(crew.workers.items()):
+    for name, worker in _distinct(crew):
         path = folder / f"{name}.npz"
         try:
             worker.ask(**command)
