@@ -14,7 +14,6 @@ import numpy as np
 
 from minicnn import optimizers, randomness
 from minicnn.checks import arrays, networks
-from minicnn.checks.arrays import percent
 from minicnn.checks.findings import Finding, Report
 from minicnn.data.batches import (
     as_arrays,
@@ -25,6 +24,7 @@ from minicnn.data.batches import (
     sample_count,
 )
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.metrics.classification import majority, percent, wilson_interval
 from minicnn.models.model import Model, clone_model
 
 MOST_LOOKED_AT = 256  # inputs that scale, first loss and dead units are taken from
@@ -348,7 +348,7 @@ class _Examination:
             loss = float(learner.test_on_batch(part.x, part.y, return_dict=True)["loss"])
             if self.classes is not None:
                 right, _ = self._right(learner, part)
-                _, usual = arrays.majority(self._classes(part.y))
+                _, usual = majority(self._classes(part.y))
                 least = math.ceil(BY_HEART * len(part))
                 guessed = min(usual * len(part), least - 1)
                 learnt = (right - guessed) / (least - guessed)
@@ -392,7 +392,7 @@ class _Examination:
         name = "real labels"
         tested = self.data.tested
         classes = self._classes(tested.y)
-        best, share = arrays.majority(classes)
+        best, share = majority(classes)
         if arrays.smallest_telling(share, len(tested)) is None:
             reason = f"{len(tested)} samples outside of training cannot tell it from a guess"
             return Finding(name, "skipped", reason)
@@ -406,8 +406,8 @@ class _Examination:
             measured += f"; it says class {int(said[0])} to everything"
         advice = ""
         if finding.verdict == "fail":
-            low, _ = arrays.wilson_interval(known, self.learnt)
-            _, usual = arrays.majority(self._classes(self.data.learnt.y))
+            low, _ = wilson_interval(known, self.learnt)
+            _, usual = majority(self._classes(self.data.learnt.y))
             more = f"if the task is hard, judge after more steps (steps={10 * self.steps})"
             advice = (
                 f"it learns its samples by heart and nothing that holds for others: do x and y "
@@ -458,7 +458,7 @@ class _Examination:
         learner = self._train(_Part(learnt.x, pick(learnt.y, order)))
         right, _ = self._right(learner, tested)
         classes = self._classes(tested.y)
-        best, share = arrays.majority(classes)
+        best, share = majority(classes)
         logs = learner.evaluate(tested.x, tested.y, self.batch_size, verbose=0, return_dict=True)
         loss, accuracy = float(logs["loss"]) - sum(learner.losses), right / len(tested)
         _, _, least = networks.ignorant_loss(self.head, tested.y, classes)
@@ -468,7 +468,7 @@ class _Examination:
         for key, one in reported.items():
             if one > value + 0.005:
                 told, value = f"by {key!r}", one
-        low, _ = arrays.wilson_interval(value * len(tested), len(tested), arrays.Z99)
+        low, _ = wilson_interval(value * len(tested), len(tested), arrays.Z99)
         measured = (
             f"{percent(value)} of {len(tested)} {told}, loss {loss:.3g}, after training on "
             "shuffled labels"

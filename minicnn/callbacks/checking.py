@@ -13,6 +13,7 @@ from minicnn.data.batches import (
     unpack,
 )
 from minicnn.errors import warn
+from minicnn.metrics.classification import percent, wilson_interval
 
 
 class CheckTraining(Callback):
@@ -45,7 +46,10 @@ class CheckTraining(Callback):
             return
         self.report.rows.append(finding)
         if finding.verdict in ("warn", "fail"):
-            warn(f"CheckTraining: {finding}")
+            warn(
+                f"CheckTraining: {finding.name}: {finding.measured}; expected: {finding.expected}; "
+                f"{finding.advice}"
+            )
 
     # -- before -----------------------------------------------------------------------------------
 
@@ -147,14 +151,14 @@ class CheckTraining(Callback):
         if finding.verdict == "fail":
             advice = "it has learnt nothing that holds for other data: minicnn.check_training"
             self._add(Finding(finding.name, "warn", finding.measured, finding.expected, advice))
-        if known - held > self.gap and known > arrays.wilson_interval(held * count, count)[1]:
+        if known - held > self.gap and known > wilson_interval(held * count, count)[1]:
             self._add(
                 Finding(
                     "overfitting",
                     "warn",
-                    f"accuracy {arrays.percent(known)} in training, {arrays.percent(held)} in "
+                    f"accuracy {percent(known)} in training, {percent(held)} in "
                     f"validation after epoch {epoch + 1}",
-                    f"within {arrays.percent(self.gap)}",
+                    f"within {percent(self.gap)}",
                     "more data or augmentation, dropout, weight decay, EarlyStopping",
                 )
             )

@@ -9,29 +9,13 @@ import math
 import numpy as np
 
 from minicnn.checks.findings import Finding
+from minicnn.metrics.classification import majority, percent, wilson_interval
 
-Z95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
-Z99 = 2.575829
+Z99 = 2.575829  # 99 % of a normal distribution lie within so many standard deviations
 
 HASHED = 100_000  # inputs per split whose bytes are compared for duplicates
 COMPARED = 10_000  # pictures per split whose looks are compared: 150 GFLOP at most
 CORRELATED = 0.98  # thumbnails: beyond it two pictures are near-duplicates
-
-
-def wilson_interval(right, count, z=Z95):
-    """The interval that holds the true accuracy when `right` of `count` were right.
-
-    Wilson 1927: centre (p + z^2 / 2n) / (1 + z^2 / n); (0, 1) of no samples.
-    """
-    if count == 0:
-        return 0.0, 1.0
-    p, square = right / count, z * z / count
-    centre = p + square / 2
-    half = z * math.sqrt(p * (1 - p) / count + square / (4 * count))
-    return (
-        max(0.0, (centre - half) / (1 + square)),
-        min(1.0, (centre + half) / (1 + square)),
-    )
 
 
 def class_numbers(y):
@@ -47,16 +31,6 @@ def class_numbers(y):
         return None
     numbers = flat.astype(np.int64)
     return numbers if len(numbers) and numbers.min() >= 0 else None
-
-
-def majority(classes):
-    """(class, share) of the commonest class: what a model that learnt nothing would say."""
-    values, counts = np.unique(classes, return_counts=True)
-    return int(values[counts.argmax()]), float(counts.max() / len(classes))
-
-
-def percent(share):
-    return f"{100 * share:.1f} %"
 
 
 def check_values(x, held_out=None):

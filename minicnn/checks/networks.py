@@ -8,6 +8,7 @@ from minicnn.checks import arrays
 from minicnn.checks.findings import Finding
 from minicnn.context import Context
 from minicnn.layers.normalization import BatchNormalization
+from minicnn.metrics.classification import percent
 
 DEAD = 0.5  # share of units in a layer
 
@@ -79,7 +80,7 @@ def check_first_loss(first, penalty, head, y, classes):
     figures = {"first_loss": first, "guess": guess}
     measured = f"{first:.4g}" + (f" besides penalties of {penalty:.3g}" if penalty else "")
     expected = f"near {guess:.4g}, {what}"
-    if not math.isfinite(first) or first > 4 * guess + 1e-6:
+    if not math.isfinite(first) or first > 4 * guess + 1:
         return Finding(
             name,
             "fail",
@@ -89,7 +90,8 @@ def check_first_loss(first, penalty, head, y, classes):
             "activation suits the loss",
             figures,
         )
-    if first > 1.5 * guess:
+    # Glorot weights behind a batch normalisation make logits of about +-1.5 themselves.
+    if first > guess + 1.25:
         advice = "outputs are large before any training: input scale, initialisers"
     elif first < least * 0.5:
         advice = "less than not knowing anything allows: is y, or what follows from it, in x?"
@@ -115,7 +117,7 @@ def dead_units(model, x):
 
 def check_dead(worst):
     """The verdict on the worst layer, (share, layer, dead, units, when) or None."""
-    name, expected = "dead units", f"less than {arrays.percent(DEAD)} of a layer's units"
+    name, expected = "dead units", f"less than {percent(DEAD)} of a layer's units"
     if worst is None:
         return Finding(name, "skipped", "no layer with weights, or a single input")
     share, layer, dead, units, when = worst

@@ -124,6 +124,7 @@ class Model(Trainer, Layer):
 
     takes_lists = True
     input_keys = output_keys = None  # names that a dict of inputs or outputs was given with
+    notes = None  # a dict of plain values that is saved with the model, such as class names
 
     def __init__(self, inputs=None, outputs=None, name: str | None = None, **base):
         if name is None and type(self) is Model:

@@ -183,7 +183,7 @@ EXTRA = {
     "layers": {"MaxPool", "AvgPool", "BatchNorm"},  # short names that scripts use
     "losses": {"BCE", "KLD", "MAE", "MAPE", "MSE", "MSLE", "bce", "kld", "mae", "mape", "mse"}
     | {"msle", "logcosh", "kullback_leibler_divergence"},  # names of Keras 2
-    "metrics": {"ConfusionMatrix"},  # wanted by everybody who classifies
+    "metrics": {"ConfusionMatrix", "classification_report"},  # wanted by everybody who classifies
     "optimizers": set(),
     "callbacks": {"CheckTraining"},  # what check_training asks, during `fit`
 }
