@@ -19,10 +19,12 @@ LINES = [
     {"activations", "constraints", "initializers", "regularizers"},
     {"checks", "data", "datasets", "layers", "losses", "metrics", "optimizers", "schedules"},
     {"callbacks", "gradient_check", "models", "training_check"},
-    {"saving"},
+    {"saving", "visualization"},
+    {"cli"},
+    {"__main__"},
 ]
 BESIDE = {
-    "checks": {"layers"},
+    "checks": {"layers", "metrics"},
     "context": {"randomness"},
     "gradient_check": {"models"},
     "graph": {"config"},
