@@ -1,6 +1,8 @@
 """Batches of (x, y, sample_weight) from arrays, generators and Sequence-like objects."""
 
+import collections
 import itertools
+from concurrent import futures
 
 import numpy as np
 
@@ -11,13 +13,15 @@ from minicnn.errors import warn
 class PyDataset:
     """A data set of batches: define __len__ and __getitem__(index) -> (x, y) or (x, y, weight).
 
-    `on_epoch_end` is called after every epoch. As keras.utils.PyDataset; batches are made in the
-    calling thread, the arguments about workers are accepted for scripts that pass them.
+    `on_epoch_end` is called after every epoch. As keras.utils.PyDataset: with workers > 1 as many
+    threads call __getitem__, at most max_queue_size batches ahead of training; the order stays.
+    use_multiprocessing is accepted for scripts that pass it and means threads, too.
     """
 
     def __init__(self, workers=1, use_multiprocessing=False, max_queue_size=10):
-        self.workers, self.use_multiprocessing = workers, use_multiprocessing
-        self.max_queue_size = max_queue_size
+        self.workers = positive("workers", max(workers, 1))  # Keras takes 0 as one
+        self.use_multiprocessing = use_multiprocessing
+        self.max_queue_size = positive("max_queue_size", max_queue_size)
 
     def __len__(self):
         raise NotImplementedError(f"{type(self).__name__} defines no __len__ (number of batches)")
@@ -143,6 +147,7 @@ class IndexedBatches:
     def __init__(self, source, shuffle=False, seed=None):
         self.source = source
         self.generator = randomness.generator(seed) if shuffle else None
+        self.ahead = None  # what threads are making
 
     def __len__(self):
         return len(self.source)
@@ -154,13 +159,60 @@ class IndexedBatches:
     def __iter__(self):
         order = range(len(self.source))
         if self.generator is not None:
-            order = self.generator.permutation(len(self.source))
-        for index in order:
-            yield unpack(self.source[int(index)])
+            order = self.generator.permutation(len(self.source)).tolist()
+        if getattr(self.source, "workers", 1) < 2:
+            return (unpack(self.source[index]) for index in order)
+        self.ahead = MadeAhead(self.source, order)
+        return self.ahead
 
     def on_epoch_end(self):
+        if self.ahead is not None:
+            self.ahead.pause()
         if hasattr(self.source, "on_epoch_end"):
             self.source.on_epoch_end()
+
+
+class MadeAhead:
+    """The batches of a PyDataset in a given order, made by its worker threads before their turn."""
+
+    def __init__(self, source, order):
+        self.source = source
+        self.todo = collections.deque(order)
+        self.made = collections.deque()  # (index, future) in the order of their turn
+        self.pool = None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._fill()
+        if not self.made:
+            self.pause()
+            raise StopIteration
+        _, future = self.made.popleft()
+        self._fill()
+        try:
+            return unpack(future.result())
+        except BaseException:
+            self.pause()
+            raise
+
+    def _fill(self):
+        if self.pool is None and self.todo:
+            self.pool = futures.ThreadPoolExecutor(self.source.workers, "batches")
+        while self.todo and len(self.made) < self.source.max_queue_size:
+            index = self.todo.popleft()
+            self.made.append((index, self.pool.submit(self.source.__getitem__, index)))
+
+    def pause(self):
+        """End the threads and forget what they made: the source may change before it is needed."""
+        for _, future in self.made:
+            future.cancel()
+        if self.pool is not None:
+            self.pool.shutdown()
+            self.pool = None
+        self.todo.extendleft(index for index, _ in reversed(self.made))
+        self.made.clear()
 
 
 class IteratedBatches:

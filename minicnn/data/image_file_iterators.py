@@ -5,14 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from minicnn.data.folders import index_directory
+from minicnn.data.folders import SUFFIXES, index_directory
 from minicnn.data.image_iterators import Iterator, check_data_format, part_of, picture_saver
-from minicnn.data.pictures import read_picture
+from minicnn.data.pictures import CHANNELS, INTERPOLATIONS, read_picture
 from minicnn.errors import warn
-
-CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
-INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".tif", ".tiff")
 
 
 class FileIterator(Iterator):

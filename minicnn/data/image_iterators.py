@@ -6,6 +6,7 @@ the random numbers of batch `index` in a pass that began after `start` batches c
 the batches that Keras's iterators yield one after the other.
 """
 
+import os
 import threading
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from minicnn.data.pictures import array_to_img
 from minicnn.errors import warn
 
 LARGEST_SEED = 2**32  # of NumPy's Mersenne twister
+# Threads that decode while the network trains: also with one processor two, one waits for the disk.
+WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 class Iterator(PyDataset):
@@ -27,7 +30,7 @@ class Iterator(PyDataset):
     """
 
     def __init__(self, n, batch_size, shuffle, seed, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"workers": WORKERS, "max_queue_size": 2 * WORKERS, **kwargs})
         if seed is not None:
             if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
                 raise ValueError(f"seed is None or an integer >= 0, not {seed!r}")
