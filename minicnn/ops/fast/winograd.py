@@ -49,7 +49,8 @@ ELEMENTS = TILE * TILE
 V_BYTES = 640 * 1024  # transformed inputs of a block: fits L2 beside the kernel's panels
 GROUP = 2  # panels of filters that are multiplied before their outputs are transformed back
 PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
-TASKS = 8
+TASKS = 8  # of a kernel gradient, at most: what more threads could share
+SEGMENT = 256  # tiles
 
 
 def matrices(points=POINTS, out=OUT, taps=TAPS):
@@ -559,11 +560,16 @@ def convolve_kernel_grad(x, dy, shape, dk):
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
-    """(segments of the tiles, filters per piece): about TASKS tasks within PARTIAL_BYTES."""
+    """(segments of the tiles, filters per piece), by the shape alone.
+
+    A segment costs the memory of a partial sum, a piece another transform of the input: at most
+    TASKS segments of SEGMENT tiles or more, and pieces only where that leaves fewer than 4 tasks.
+    """
     size = ELEMENTS * channels * filters * itemsize
-    segments = max(1, min(TASKS, tiles // (2 * ROWS), PARTIAL_BYTES // size))
+    enough = max(tiles // SEGMENT, min(2, tiles // (2 * ROWS)))
+    segments = max(1, min(TASKS, enough, PARTIAL_BYTES // size))
     panels = -(-filters // (2 * lanes))
-    pieces = max(1, min(TASKS // segments, panels))
+    pieces = max(1, min(4 // segments, panels))
     return segments, -(-panels // pieces) * 2 * lanes
 
 
