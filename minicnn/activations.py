@@ -7,11 +7,23 @@ derivative follows from the output y, only y is kept.
 
 import functools
 import inspect
+from typing import NamedTuple
 
 import numpy as np
 
 from minicnn import configurable, ops
 from minicnn.ops.shapes import DERIVATIVE_FROM_OUTPUT, FUSIBLE
+
+
+class GradientOfSum(NamedTuple):
+    """The gradient of z where y = activation(z + bias) was the input, and its channel sums.
+
+    A layer whose backward reads and writes all of dy anyway multiplies by the derivative in the
+    same pass, instead of leaving two more passes over memory to the layer below.
+    """
+
+    gradient: np.ndarray
+    sums: np.ndarray
 
 
 class ActivationFunction:

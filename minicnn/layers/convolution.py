@@ -2,7 +2,7 @@
 
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, activation_for_above, table
 from minicnn.ops import shapes
 
 
@@ -92,6 +92,10 @@ class Conv2D(Layer):
     @property
     def final_activation(self):
         return self.activation
+
+    @property
+    def activation_for_above(self):
+        return activation_for_above(self, Conv2D)
 
     @property
     def _geometry(self):

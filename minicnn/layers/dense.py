@@ -2,7 +2,7 @@
 
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, activation_for_above, table
 
 
 @table.register()
@@ -53,6 +53,10 @@ class Dense(Layer):
     @property
     def final_activation(self):
         return self.activation
+
+    @property
+    def activation_for_above(self):
+        return activation_for_above(self, Dense)
 
     def forward(self, x, context):
         bias = self.bias.value if self.use_bias else None

@@ -25,6 +25,7 @@ NAMES = {
     "normalization": (
         "batch_norm_train",
         "batch_norm_train_grad",
+        "batch_norm_activation_grad",
         "batch_norm_inference",
         "batch_norm_inference_grad",
     ),

@@ -421,6 +421,7 @@ def every_op():
         ("global_max_pool2d_grad", (random(2, 2), np.ones((2, 2), np.int32), x.shape)),
         ("batch_norm_train", (x, row, row, 1e-3)),
         ("batch_norm_train_grad", (x, x, row, row, row**2, 1e-3)),
+        ("batch_norm_activation_grad", (x, x, row, row, row**2, 1e-3, ("relu",))),
         ("batch_norm_inference", (x, row, row, row, row**2, 1e-3)),
         ("batch_norm_inference_grad", (x, x, row, row, row**2, 1e-3)),
         ("activate", (x, ("relu",))),

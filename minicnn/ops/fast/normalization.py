@@ -6,11 +6,20 @@ is the mean of a few pixels: as d is not larger than the deviations in the data,
 (sum d)^2 / N loses nothing at a mean of 1e6.
 """
 
+import functools
+
 import numpy as np
 from numba import prange
 
-from minicnn.ops.fast.channel_sums import BLOCK, Rows, add_moments, add_products
-from minicnn.ops.fast.elementwise import blocks
+from minicnn.ops.fast.channel_sums import (
+    BLOCK,
+    GROUP,
+    Rows,
+    add_moments,
+    add_products,
+    add_rows,
+)
+from minicnn.ops.fast.elementwise import FUNCTIONS, blocks, resolve
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 
@@ -70,6 +79,36 @@ def input_grad(dy, x, mean, of_dy, of_x, constant, dx):
             input_grad_row(dy[row], x[row], mean, of_dy, of_x, constant, dx[row])
 
 
+@functools.cache
+def activation_grad_loop(name):
+    """The kernel of `input_grad` times an activation's derivative at x, and its row sums."""
+    derivative = FUNCTIONS[name][1]
+
+    def serial(dy, x, mean, of_dy, of_x, constant, dz, numbers):
+        for i in range(x.size):
+            dx = dy[i] * of_dy[i] - (x[i] - mean[i]) * of_x[i] - constant[i]
+            dz[i] = dx * derivative(x[i], *numbers)
+
+    serial.__qualname__ = f"batch_norm_{name}_grad_serial"
+    serial = kernel(serial)
+
+    def loop(dy, x, mean, of_dy, of_x, constant, dz, numbers, sums, rows):
+        width = mean.size
+        step = GROUP * width * max(1, BLOCK // (GROUP * width))
+        for b in prange(len(sums)):
+            sums[b] = 0
+            last = min((b + 1) * rows * width, x.size)
+            for first in range(b * rows * width, last, step):
+                block = slice(first, min(first + step, last))
+                for start in range(first, min(first + step, last), width):
+                    row = slice(start, start + width)
+                    serial(dy[row], x[row], mean, of_dy, of_x, constant, dz[row], numbers)
+                add_rows(dz[block], sums[b, 0])
+
+    loop.__qualname__ = f"batch_norm_{name}_grad"
+    return parallel_kernel(loop)
+
+
 # --- the ops ---
 
 SHIFT_PIXELS = 64  # their mean is within an eighth of a standard deviation of the whole mean
@@ -123,6 +162,29 @@ def apply(x, cut, mean, scale, offset, y):
 
 def batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon, out=None):
     """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them."""
+    cut, dx, dy, x, vectors, dgamma, dbeta = train_grad_parts(
+        dy, x, gamma, mean, variance, epsilon, out
+    )
+    input_grad(dy, x, *vectors, dx.reshape(-1))
+    return dx, dgamma, dbeta
+
+
+def batch_norm_activation_grad(dy, x, gamma, mean, variance, epsilon, activation, out=None):
+    """dz, its sum (c,), dgamma, dbeta where x = activation(z): `batch_norm_train_grad` gone on.
+
+    For activations whose derivative follows from their value x.
+    """
+    cut, dz, dy, x, vectors, dgamma, dbeta = train_grad_parts(
+        dy, x, gamma, mean, variance, epsilon, out
+    )
+    name, numbers = resolve(activation, x.dtype)
+    sums = cut.partial_sums(1)
+    activation_grad_loop(name)(dy, x, *vectors, dz.reshape(-1), numbers, sums, cut.rows)
+    return dz, cut.total(sums)[0].astype(x.dtype), dgamma, dbeta
+
+
+def train_grad_parts(dy, x, gamma, mean, variance, epsilon, out):
+    """What `input_grad` needs, checked, and the two gradients that are sums."""
     dtype, cut, dx, dy, x, (dbeta, product, left) = gradient_sums(dy, x, mean, out)
     gamma, variance = per_channel(cut.channels, gamma=gamma, variance=variance)
     n = cut.pixels
@@ -131,9 +193,8 @@ def batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon, out=None):
     dgamma = (product - left * dbeta) * inverse
     of_x = scale * inverse * dgamma / n
     constant = scale * dbeta / n - of_x * left
-    vectors = (cut.spread(vector, dtype) for vector in (mean, scale, of_x, constant))
-    input_grad(dy, x, *vectors, dx.reshape(-1))
-    return dx, dgamma.astype(dtype), dbeta.astype(dtype)
+    vectors = [cut.spread(vector, dtype) for vector in (mean, scale, of_x, constant)]
+    return cut, dx, dy, x, vectors, dgamma.astype(dtype), dbeta.astype(dtype)
 
 
 def gradient_sums(dy, x, mean, out):

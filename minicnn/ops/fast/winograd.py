@@ -49,7 +49,8 @@ ELEMENTS = TILE * TILE
 V_BYTES = 640 * 1024  # transformed inputs of a block: fits L2 beside the kernel's panels
 GROUP = 2  # panels of filters that are multiplied before their outputs are transformed back
 PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
-TASKS = 8
+TASKS = 8  # of a kernel gradient, at most: what more threads could share
+SEGMENT = 256  # tiles
 
 
 def matrices(points=POINTS, out=OUT, taps=TAPS):
@@ -216,13 +217,38 @@ def _transform_kernel(v, source, source0, tap_step, target, target0, element_ste
 
 
 @simd.vector_intrinsic
-def _transform_kernel_grad(v, source, source0, element_step, target, target0, tap_step, count):
-    """dg = G^T du G."""
-    tile = [
-        [v.load(source, v.offset(source0, (element_step, i * TILE + j))) for j in range(TILE)]
-        for i in range(TILE)
-    ]
-    tile = _sandwich(v, transposed(G), tile)
+def _transform_kernel_grad(
+    v, source, source0, element_step, segments, segment_step, target, target0, tap_step, count
+):
+    """dg = G^T du G, where du is the sum of `segments` (at least one) partial sums."""
+
+    def row_sum(i):
+        builder = v.builder
+        places = [v.offset(source0, (element_step, i * TILE + j)) for j in range(TILE)]
+        first = [v.load(source, place) for place in places]
+        before = builder.block
+        loop, body, after = (builder.append_basic_block(name) for name in ("add", "one", "added"))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        segment, moved = builder.phi(v.integer(0).type), builder.phi(v.integer(0).type)
+        sums = [builder.phi(v.type) for _ in range(TILE)]
+        builder.cbranch(builder.icmp_signed("<", segment, segments), body, after)
+        builder.position_at_end(body)
+        more = [v.load(source, builder.add(place, moved)) for place in places]
+        new = [v.add(total, one) for total, one in zip(sums, more, strict=True)]
+        advances = [
+            (segment, v.integer(1), builder.add(segment, v.integer(1))),
+            (moved, segment_step, builder.add(moved, segment_step)),
+            *zip(sums, first, new, strict=True),
+        ]
+        for phi, at_first, at_next in advances:
+            phi.add_incoming(at_first, before)
+            phi.add_incoming(at_next, body)
+        builder.branch(loop)
+        builder.position_at_end(after)
+        return sums
+
+    tile = _sandwich(v, transposed(G), [row_sum(i) for i in range(TILE)])
     _store_whole_or_first(
         v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * TAPS + j))), count
     )
@@ -470,16 +496,11 @@ def _finish_kernel_grad(partial, row, split, table, dk):
     f0 = piece * split
     columns = min(split, filters - f0)
     step = (channels + ROWS - 1) // ROWS * ROWS * split
-    total = partial[0, piece]
-    for e in range(ELEMENTS):
-        at = e * step + channel * split
-        for segment in range(1, len(partial)):
-            more = partial[segment, piece]
-            for j in range(at, at + columns):
-                total[j] += more[j]
+    segments, pieces, size = partial.shape
     for j in range(0, columns, lanes):
-        _transform_kernel_grad(total, channel * split + j, step, dk, channel * filters + f0 + j,
-                               channels * filters, columns - j)  # fmt: skip
+        _transform_kernel_grad(partial, piece * size + channel * split + j, step, segments,
+                               pieces * size, dk, channel * filters + f0 + j, channels * filters,
+                               columns - j)  # fmt: skip
 
 
 # -- The three products ----------------------------------------------------------------------------
@@ -539,11 +560,16 @@ def convolve_kernel_grad(x, dy, shape, dk):
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
-    """(segments of the tiles, filters per piece): about TASKS tasks within PARTIAL_BYTES."""
+    """(segments of the tiles, filters per piece), by the shape alone.
+
+    A segment costs the memory of a partial sum, a piece another transform of the input: at most
+    TASKS segments of SEGMENT tiles or more, and pieces only where that leaves fewer than 4 tasks.
+    """
     size = ELEMENTS * channels * filters * itemsize
-    segments = max(1, min(TASKS, tiles // (2 * ROWS), PARTIAL_BYTES // size))
+    enough = max(tiles // SEGMENT, min(2, tiles // (2 * ROWS)))
+    segments = max(1, min(TASKS, enough, PARTIAL_BYTES // size))
     panels = -(-filters // (2 * lanes))
-    pieces = max(1, min(TASKS // segments, panels))
+    pieces = max(1, min(4 // segments, panels))
     return segments, -(-panels // pieces) * 2 * lanes
 
 
