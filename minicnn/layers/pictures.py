@@ -23,7 +23,8 @@ class PictureLayer(Layer):
 
     def __call__(self, inputs, training=None):
         if is_symbolic(inputs) or isinstance(inputs, list):
-            return super().__call__(inputs, training)
+            # Keras writes training=True for every such call into its files, and means nothing by it
+            return super().__call__(inputs, False if training is False else None)
         training = training is None or bool(training)
         images = inputs["images"] if isinstance(inputs, dict) else inputs
         transformation = self.get_random_transformation(images, training)
