@@ -26,6 +26,7 @@ ROOMS = [
     "models",
     "optimizers",
     "optimizers.schedules",
+    "preprocessing.image",
     "regularizers",
     "saving",
     "utils",
