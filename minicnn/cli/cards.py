@@ -1,9 +1,9 @@
 """What a model file says of the pictures it is for: `model.notes`, written by `minicnn train`."""
 
-from minicnn import load_model
 from minicnn.cli import fail
 from minicnn.cli.folders import Preparation
 from minicnn.errors import FormatError
+from minicnn.saving import load_model
 
 KEY = "pictures"
 

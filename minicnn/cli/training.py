@@ -7,12 +7,12 @@ import time
 import click
 import numpy as np
 
-import minicnn
 from minicnn import callbacks, optimizers
 from minicnn.checks.history import check_overfitting
 from minicnn.cli import EXIT_INTERRUPTED, cards, fail, folders, networks, say
 from minicnn.cli.reporting import print_report, write_report
 from minicnn.metrics.classification import classification_report, majority, percent
+from minicnn.randomness import set_random_seed
 
 
 def train_on_folder(
@@ -41,7 +41,7 @@ def train_on_folder(
     check_out(out, overwrite)
     if sum(split) >= 1:
         raise click.UsageError(f"--split {split[0]} {split[1]} leaves nothing for training")
-    minicnn.set_random_seed(seed)
+    set_random_seed(seed)
     data = Data(directory, size, color, split, seed, memory, damaged == "refuse")
     train = data.listings["train"]
     augment = len(train) <= 20_000 if augment is None else augment

@@ -6,7 +6,6 @@ import os
 import click
 import numpy as np
 
-from minicnn import __version__
 from minicnn.cli import EXIT_FAULT, cards, fail, folders, say
 from minicnn.cli.reporting import print_report, write_report
 from minicnn.metrics.classification import classification_report, percent
@@ -128,6 +127,8 @@ def _reason(file, error):
 
 def describe(path, as_json):
     """The model's layers and what its file tells of it."""
+    from minicnn import __version__
+
     model = cards.open_model(path)
     card = (model.notes or {}).get(cards.KEY) or {}
     told = {
