@@ -261,9 +261,11 @@ class DataFrameIterator(FileIterator):
         self.filenames = [names[i] for i in keep]
         self.filepaths = [paths[i] for i in keep]
         if with_classes:
-            numbers = [[self.class_indices[one] for one in labels[i]] for i in keep]
-            several = any(isinstance(column[i], list | tuple) for i in keep)
-            self.classes = numbers if several else [one[0] for one in numbers]
+            numbers = [[self.class_indices[name] for name in labels[i]] for i in keep]
+            self.classes = [
+                row[0] if isinstance(column[i], str) else row
+                for i, row in zip(keep, numbers, strict=True)
+            ]
         elif class_mode in ("multi_output", "raw"):
             self._targets = _numbers(dataframe, y_col, class_mode, keep, len(names))
         if weight_col is not None:
