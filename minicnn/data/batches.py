@@ -327,6 +327,8 @@ class Epochs:
                 )
                 self.exhausted = True
                 return
+            if done > before:
+                self.batches.on_epoch_end()  # of a pass over the data, within an epoch
 
 
 def make_batches(x, y=None, sample_weight=None, batch_size=None, shuffle=False, seed=None):

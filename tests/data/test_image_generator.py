@@ -447,6 +447,18 @@ def test_training_does_not_depend_on_the_number_of_threads(folder):
     equal(*weights)
 
 
+def test_more_steps_than_batches_see_other_transforms():
+    seen = []
+
+    class Watched(minicnn.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(flow.total_batches_seen)
+
+    flow = ImageDataGenerator(rotation_range=20).flow(X, Y, batch_size=11)
+    linear_model(6, 5, 3).fit(flow, steps_per_epoch=4, verbose=0, callbacks=[Watched()])
+    assert seen == [0, 0, 2, 2] and flow.total_batches_seen == 4
+
+
 def test_fit_evaluate_predict(folder):
     generator = ImageDataGenerator(rescale=1 / 255)
     flow = generator.flow_from_directory(

@@ -49,6 +49,14 @@ def test_what_is_made_does_not_depend_on_threads(workers, queue, steps):
     assert data.threads == {main} if workers == 1 else main not in data.threads
 
 
+def test_every_pass_over_the_data_ends_with_on_epoch_end():
+    epochs = Epochs(make_batches(Counted(3, workers=2)), 7)
+    assert numbers(epochs.epoch()) == [0, 1, 2, 100, 101, 102, 200]
+    assert numbers(epochs.epoch()) == [301, 302, 400, 401, 402, 500, 501]
+    epochs = Epochs(make_batches(Counted(3)), 3)
+    assert [numbers(epochs.epoch())[0] for _ in range(3)] == [0, 100, 200]
+
+
 def test_no_more_batches_are_made_than_the_queue_takes():
     data = Counted(workers=2, max_queue_size=3)
     batches = iter(make_batches(data))
