@@ -129,3 +129,10 @@ def test_overfitting_in_words():
     assert still.verdict == "pass" and "still improving" in still.advice
     assert check_overfitting({"loss": [1.0]}).verdict == "skipped"
     assert check_overfitting({"loss": [1.0], "val_loss": [np.nan]}).verdict == "fail"
+
+
+def test_many_classes_fit_a_terminal():
+    names = [f"class number {i}" for i in range(12)]
+    text = str(metrics.classification_report(np.arange(12), np.arange(12), names))
+    assert "12 class number 11" in text and "is, said" in text
+    assert max(map(len, text.splitlines())) <= 85

@@ -140,6 +140,16 @@ def test_three_folders_and_little_memory(tmp_path):
     assert results == [24, 24] and "read anew in every epoch" in result.stderr
 
 
+def test_the_same_pictures_in_two_parts(tmp_path):
+    folder = tmp_path / "split"
+    for part, first in (("train", 0), ("validation", 8), ("test", 20)):
+        make_folder(folder / part, 10, first)
+    result = run("train", folder, "-o", tmp_path / "a.keras", "--epochs", 1, *SMALL)
+    assert result.exit_code == 0
+    assert "pictures of validation are in training, too" in result.stderr
+    assert "pictures of test are in training, too" not in result.stderr
+
+
 def test_without_validation_the_test_stands_in(tmp_path):
     folder = tmp_path / "split"
     for i, part in enumerate(("train", "test")):

@@ -22,11 +22,12 @@ class CheckTraining(Callback):
     Before the first step: scale and values of the input, balance of the classes, a sorted
     validation_split, duplicates, too little validation data. Then the first loss, dead units, and
     from epoch `patience` on a validation accuracy that is not above always saying the commonest
-    class, or lies more than `gap` below that of training. Looks at `samples` inputs at most, of a
-    generator that runs once at its first batch. check_training, which trains copies, sees more.
+    class, or lies more than `gap` below that of training. Of sources of batches `samples` inputs
+    are looked at, of a generator that runs once its first batch. class_names: for the messages.
+    check_training, which trains copies, sees more.
     """
 
-    def __init__(self, patience=3, gap=0.2, samples=1024):
+    def __init__(self, patience=3, gap=0.2, samples=1024, class_names=None):
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ValueError(f"CheckTraining: patience is an integer >= 1, not {patience!r}")
         if not 0 < gap <= 1:
@@ -34,6 +35,7 @@ class CheckTraining(Callback):
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
             raise ValueError(f"CheckTraining: samples is an integer >= 2, not {samples!r}")
         self.patience, self.gap, self.samples = patience, gap, samples
+        self.class_names = class_names
         self.report = Report([])
         self._data = None
 
@@ -78,19 +80,15 @@ class CheckTraining(Callback):
         if self._classes is None:
             return
         k = max(2, heads[0].shape[-1], int(self._classes.max()) + 1)
-        self._add(arrays.check_balance(self._classes, k))
+        self._add(arrays.check_balance(self._classes, k, self.class_names))
         if split and self._held_classes is not None:
             self._add(arrays.check_tail(self._classes, self._held_classes))
-        self._add(arrays.check_size(self._held_classes))
+        self._add(arrays.check_size(self._held_classes, self.class_names))
 
     def _some(self, batches):
-        """Inputs and targets: arrays evenly thinned, of other sources the first batches."""
+        """Inputs and targets: whole arrays, of other sources the first batches."""
         if isinstance(batches, ArrayBatches):
-            x, y = batches.x, batches.y
-            if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
-                return x, y
-            chosen = np.linspace(0, len(x) - 1, min(len(x), self.samples)).astype(int)
-            return x[chosen], y[chosen]
+            return batches.x, batches.y
         if isinstance(batches, IteratedBatches) and batches.once:
             return batches.first()[:2]
         if isinstance(batches, IndexedBatches):  # in order: the order of training is not touched
@@ -147,6 +145,7 @@ class CheckTraining(Callback):
             self._held_classes,
             "validation accuracy",
             f"after epoch {epoch + 1}",
+            self.class_names,
         )
         if finding.verdict == "fail":
             advice = "it has learnt nothing that holds for other data: minicnn.check_training"

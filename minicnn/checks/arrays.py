@@ -14,7 +14,7 @@ from minicnn.metrics.classification import majority, percent, wilson_interval
 Z99 = 2.575829  # 99 % of a normal distribution lie within so many standard deviations
 
 HASHED = 100_000  # inputs per split whose bytes are compared for duplicates
-COMPARED = 10_000  # pictures per split whose looks are compared: 150 GFLOP at most
+COMPARED = 5_000  # pictures per split whose looks are compared: 40 GFLOP at most
 CORRELATED = 0.98  # thumbnails: beyond it two pictures are near-duplicates
 
 
@@ -31,6 +31,11 @@ def class_numbers(y):
         return None
     numbers = flat.astype(np.int64)
     return numbers if len(numbers) and numbers.min() >= 0 else None
+
+
+def called(number, names=None):
+    """A class in words."""
+    return f"class {number}" if names is None else str(names[number])
 
 
 def check_values(x, held_out=None):
@@ -116,7 +121,7 @@ def check_same_scale(x, held_out):
     )
 
 
-def check_balance(classes, k):
+def check_balance(classes, k, names=None):
     """How the classes are distributed, and the accuracy of always saying the commonest."""
     name = "class balance"
     counts = np.bincount(classes, minlength=k)
@@ -124,13 +129,14 @@ def check_balance(classes, k):
     missing = np.flatnonzero(counts == 0).tolist()
     figures = {"counts": counts.tolist(), "majority_class": best, "majority_guess": share}
     shown = ", ".join(map(str, counts[:10].tolist())) + (", ..." if len(counts) > 10 else "")
-    measured = f"always saying class {best} is right in {percent(share)}; per class: {shown}"
+    measured = f"always saying {called(best, names)} is right in {percent(share)}; "
+    measured += f"per class: {shown}"
     expected = f"{len(counts)} classes of similar size ({percent(1 / len(counts))} each)"
     if np.count_nonzero(counts) < 2:
         return Finding(
             name,
             "fail",
-            f"only class {best} occurs",
+            f"only {called(best, names)} occurs",
             expected,
             "nothing can be learnt from one class: look at how y was made",
             figures,
@@ -325,7 +331,7 @@ def smallest_telling(share, count):
     return None if low > count else low / count
 
 
-def check_size(classes):
+def check_size(classes, names=None):
     """Whether the validation data is large enough to tell a model from the majority guess."""
     name = "validation size"
     if classes is None:
@@ -339,15 +345,15 @@ def check_size(classes):
         return Finding(
             name,
             "fail",
-            f"{count} samples, {percent(share)} of them of class {best}: not even a perfect model "
-            "could be told from that guess",
+            f"{count} samples, {percent(share)} of them {called(best, names)}: not even a perfect "
+            "model could be told from that guess",
             expected,
             advice,
             {"count": count},
         )
     measured = (
         f"{count} samples; accuracies up to {percent(least)} cannot be told from always saying "
-        f"class {best} ({percent(share)})"
+        f"{called(best, names)} ({percent(share)})"
     )
     figures = {"count": count, "majority_guess": share, "least_telling": least}
     enough = least - share <= 0.1 or (1 - share < 0.1 and least <= (1 + share) / 2)
@@ -355,7 +361,7 @@ def check_size(classes):
     return Finding(name, verdict, measured, expected, "" if enough else advice, figures)
 
 
-def check_above_guess(right, classes, name, whose):
+def check_above_guess(right, classes, name, whose, names=None):
     """Whether an accuracy on held-out classes is above always saying the commonest one."""
     count = len(classes)
     best, share = majority(classes)
@@ -369,6 +375,6 @@ def check_above_guess(right, classes, name, whose):
         name,
         "pass" if low > share else "fail",
         measured,
-        f"above always saying class {best}: {percent(share)}",
+        f"above always saying {called(best, names)}: {percent(share)}",
         figures=figures,
     )

@@ -8,6 +8,7 @@ import click
 import numpy as np
 
 from minicnn import callbacks, optimizers
+from minicnn.checks import arrays
 from minicnn.checks.history import check_overfitting
 from minicnn.cli import EXIT_INTERRUPTED, cards, fail, folders, networks, say
 from minicnn.cli.reporting import print_report, write_report
@@ -67,7 +68,7 @@ def train_on_folder(
     stopping = callbacks.EarlyStopping(patience=patience, restore_best_weights=True)
     history = callbacks.History()
     callbacks_ = [
-        callbacks.CheckTraining(patience=max(5, patience // 2)),
+        callbacks.CheckTraining(max(5, patience // 2), class_names=train.class_names),
         callbacks.ReduceLROnPlateau(factor=0.5, patience=max(2, patience // 3)),
         stopping,
         callbacks.ModelCheckpoint(os.fspath(out), save_best_only=True),
@@ -179,6 +180,8 @@ class Data:
         self.listings = {part: self._read(part, one) for part, one in listings.items()}
         if whole is not None:
             self._split(shares, seed)
+        else:
+            self._look_for_copies()
         self._told(median)
         if "validation" not in self.listings:
             fail("there are no pictures for validation: more pictures, or a larger --split")
@@ -221,6 +224,20 @@ class Data:
                 self.listings[part] = whole.rows(rows)
                 if pixels is not None:
                     self.pixels[part] = pixels[rows]
+
+    def _look_for_copies(self):
+        """Given parts may share pictures, and then the accuracy is too good."""
+        for part in self.pixels:
+            if part != "train":
+                found = arrays.check_duplicates(self.pixels["train"], self.pixels[part])
+                if found.verdict in ("warn", "fail"):
+                    index, other = found.figures["pairs"][0]
+                    first = self.listings["train"].paths[index], self.listings[part].paths[other]
+                    say(
+                        f"minicnn: warning: {found.figures['exact']} pictures of {part} are in "
+                        f"training, too, {found.figures['near']} more look the same, e.g. "
+                        f"{first[0]} and {first[1]}: the accuracy will be too good"
+                    )
 
     def _told(self, median):
         height, width = self.preparation.size

@@ -162,15 +162,17 @@ class ClassificationReport:
         from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("is / was called", overflow="fold")
-        for name in self.class_names:
-            table.add_column(Text(str(name)), justify="right", overflow="fold")
+        wide = max(len(str(name)) for name in self.class_names) * len(self.class_names) > 50
+        table.add_column("is, said" if wide else "is", overflow="fold")
+        for i, name in enumerate(self.class_names):
+            column = f"{i + 1}" if wide else f"said {name}"
+            table.add_column(Text(column), justify="right", no_wrap=True)
         for i, name in enumerate(self.class_names):
             cells = [
                 Text(str(n), "bold" if i == j else "red" if n else "dim")
                 for j, n in enumerate(self.confusion[i])
             ]
-            table.add_row(Text(str(name)), *cells)
+            table.add_row(Text(f"{i + 1} {name}" if wide else str(name)), *cells)
         return table
 
 
