@@ -3,7 +3,9 @@
 Design: a task is one row of one result picture (gradients of affine maps scatter: there a task is
 one picture). The products m00 i, m01 j ... are made beforehand, so that a coordinate is a sum of
 three numbers and has the same last bit as in scipy.ndimage: what lies exactly on the border stays
-there. Pixels whose neighbours all lie on the picture, nearly all of them, take the short way.
+there. Pixels whose neighbours all lie on the picture, nearly all of them, take the short way:
+their places are found for a row at a time, the blending loop then has no case in it (about twice
+as fast on 32 x 32 x 3 as deciding pixel by pixel).
 """
 
 import functools
@@ -84,54 +86,85 @@ def first_pixel(r, size, mode, nearest):
     return int(first), r - first
 
 
+@kernel
+def blend_inside(x, y, offsets, of_row, of_column, row, c):
+    """Pixels whose four neighbours lie on the picture; offsets: of the upper left ones."""
+    for j in range(offsets.size):
+        a, b = of_row[j], of_column[j]
+        for k in range(c):
+            at = np.uint64(offsets[j] + k)  # unsigned: no look whether an index counts from the end
+            upper, lower = x[at], x[at + np.uint64(row)]
+            upper += b * (x[at + np.uint64(c)] - upper)
+            lower += b * (x[at + np.uint64(row + c)] - lower)
+            y[np.uint64(j * c + k)] = upper + a * (lower - upper)
+
+
+@kernel
+def copy_inside(x, y, offsets, c):
+    for j in range(offsets.size):
+        for k in range(c):
+            y[np.uint64(j * c + k)] = x[np.uint64(offsets[j] + k)]
+
+
+@kernel
+def border_pixel(x, y, r, s, h, w, mode, nearest, fill):
+    """One pixel y of c numbers, wherever r, s lie."""
+    c = y.size
+    p, of_row = first_pixel(r, h, mode, nearest)
+    q, of_column = first_pixel(s, w, mode, nearest)
+    if p == -2 or q == -2:
+        y[:] = fill
+        return
+    one = x.dtype.type(1)
+    a, b = x.dtype.type(of_row), x.dtype.type(of_column)
+    rows, columns = pixel(p, h, mode), pixel(q, w, mode)
+    for down in range(1 if nearest else 2):
+        for right in range(1 if nearest else 2):
+            row = pixel(p + 1, h, mode) if down else rows
+            column = pixel(q + 1, w, mode) if right else columns
+            weight = (a if down else one - a) * (b if right else one - b)
+            for k in range(c):
+                v = fill if row < 0 or column < 0 else x[(row * w + column) * c + k]
+                y[k] = weight * v if down + right == 0 else y[k] + weight * v
+
+
 @parallel_kernel
 def affine_rows(x, y, h, w, c, row_parts, column_parts, shifts, mode, nearest, fill):
     """row_parts (n, 2, h), column_parts (n, 2, w), shifts (n, 2)."""
-    one = x.dtype.type(1)
+    half = 0.5 if nearest else 0.0
     for task in prange(y.size // (w * c)):
         n, i = task // h, task % h
         picture = x[n * h * w * c : (n + 1) * h * w * c]
         y_row = y[task * w * c : (task + 1) * w * c]
+        offsets = np.empty(w, np.int64)  # -1: a pixel at the border
+        of_row, of_column = np.empty(w, x.dtype), np.empty(w, x.dtype)
+        r0, s0, r1, s1 = row_parts[n, 0, i], row_parts[n, 1, i], shifts[n, 0], shifts[n, 1]
         for j in range(w):
-            r = row_parts[n, 0, i] + column_parts[n, 0, j] + shifts[n, 0]
-            s = row_parts[n, 1, i] + column_parts[n, 1, j] + shifts[n, 1]
-            if 0 <= r < h - 1 and 0 <= s < w - 1 and not nearest:
-                p, q = int(r), int(s)
-                a, b = x.dtype.type(r - p), x.dtype.type(s - q)
-                at = (p * w + q) * c
-                for k in range(c):
-                    upper = picture[at + k]
-                    upper += b * (picture[at + c + k] - upper)
-                    lower = picture[at + w * c + k]
-                    lower += b * (picture[at + w * c + c + k] - lower)
-                    y_row[j * c + k] = upper + a * (lower - upper)
-                continue
-            p, of_row = first_pixel(r, h, mode, nearest)
-            q, of_column = first_pixel(s, w, mode, nearest)
-            if p == -2 or q == -2:
-                for k in range(c):
-                    y_row[j * c + k] = fill
-                continue
-            a, b = x.dtype.type(of_row), x.dtype.type(of_column)
-            up, left = pixel(p, h, mode), pixel(q, w, mode)
-            upper_left = -1 if up < 0 or left < 0 else (up * w + left) * c
+            r = r0 + column_parts[n, 0, j] + r1
+            s = s0 + column_parts[n, 1, j] + s1
+            inside = 0 <= r < h - 1 and 0 <= s < w - 1
+            r = r + half if inside else 0.0
+            s = s + half if inside else 0.0
+            p, q = math.floor(r), math.floor(s)
+            of_row[j], of_column[j] = r - p, s - q
+            offsets[j] = (np.int64(p) * w + np.int64(q)) * c if inside else -1
+        j = 0
+        while j < w:
+            first = j
+            while j < w and offsets[j] >= 0:
+                j += 1
+            part, y_part = offsets[first:j], y_row[first * c : j * c]
             if nearest:
-                for k in range(c):
-                    y_row[j * c + k] = fill if upper_left < 0 else picture[upper_left + k]
-                continue
-            down, right = pixel(p + 1, h, mode), pixel(q + 1, w, mode)
-            upper_right = -1 if up < 0 or right < 0 else (up * w + right) * c
-            lower_left = -1 if down < 0 or left < 0 else (down * w + left) * c
-            lower_right = -1 if down < 0 or right < 0 else (down * w + right) * c
-            for k in range(c):
-                v = fill if upper_left < 0 else picture[upper_left + k]
-                total = (one - a) * (one - b) * v
-                v = fill if upper_right < 0 else picture[upper_right + k]
-                total += (one - a) * b * v
-                v = fill if lower_left < 0 else picture[lower_left + k]
-                total += a * (one - b) * v
-                v = fill if lower_right < 0 else picture[lower_right + k]
-                y_row[j * c + k] = total + a * b * v
+                copy_inside(picture, y_part, part, c)
+            elif c == 3:  # a constant that the compiler sees
+                blend_inside(picture, y_part, part, of_row[first:j], of_column[first:j], w * 3, 3)
+            else:
+                blend_inside(picture, y_part, part, of_row[first:j], of_column[first:j], w * c, c)
+            while j < w and offsets[j] < 0:
+                r = r0 + column_parts[n, 0, j] + r1
+                s = s0 + column_parts[n, 1, j] + s1
+                border_pixel(picture, y_row[j * c : (j + 1) * c], r, s, h, w, mode, nearest, fill)
+                j += 1
 
 
 @kernel
