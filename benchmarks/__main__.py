@@ -72,12 +72,12 @@ def networks(run, threads):
             for batch_size in options.batch_sizes or network.batch_sizes:
                 command = {"do": "network", "name": name, "batch_size": batch_size}
                 engines.ask_all(**command, weights=str(file))
-                warn_of_noise(engines)
                 for work in network.works:
                     able = [p for p in engines.workers if work in PEERS[p].works]
                     times, refused = engines.measure(
                         work, options.rounds, able, steps=options.steps
                     )
+                    warn_of_noise(engines)
                     lost = {p: engines.failures[p] for p in engines.failures if p in names}
                     run.results.add(
                         run.key(name, work, batch_size, threads),
@@ -101,9 +101,9 @@ def layers(run, threads):
     with crew(run.peers("layers"), run.setting(threads), run.log) as engines:
         if not options.no_verify:
             verification.layers(engines, run.scratch, say)
-        warn_of_noise(engines)
         for group, list_ in GROUPS.items():
             rows = []
+            warn_of_noise(engines)
             for number, layer in enumerate(list_):
                 able = []
                 for name, worker in list(engines.workers.items()):

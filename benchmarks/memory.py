@@ -12,6 +12,11 @@ def training(names, setting, log, weights, network, batch_size):
     `after_import`: the library's own import; `ready`: threads started and, where a library loads
     parts of itself at first use (minicnn loads Numba), those loaded too.
     """
+    with crew(["minicnn"], setting, log) as first:  # compiles what has not been compiled yet
+        for worker in first.workers.values():
+            command = {"do": "network", "name": network, "batch_size": batch_size}
+            worker.ask(**command, weights=str(weights))
+            worker.ask(do="time", work="train", steps=1)
     rows = []
     for name in names:
         with crew([name], setting, log) as alone:

@@ -343,14 +343,14 @@ def _draw_networks(axis, sections):
         ours = [1e3 * s["batch_size"] / s["engines"][OURS]["ms"] for s in sections]
         places = [x + (i - len(names) / 2) * width for x in range(len(sections))]
         share = [height / own for height, own in zip(heights, ours, strict=True)]
-        axis.bar(places, share, width, label=title(name))
+        axis.bar(places, share, width, label=title(name), color=f"C{i}" if i < 10 else "k")
     labels = [
         f"{s['network']}\n{s['work']}\nbatch {s['batch_size']}\n{s['threads']} thr.{_isa(s)}"
         for s in sections
     ]
     axis.set_xticks(range(len(sections)), labels, fontsize=6)
     axis.set_ylabel("images per second, minicnn = 1")
-    axis.legend(fontsize=7, ncols=3)
+    axis.legend(fontsize=7, ncols=3, loc="lower center", framealpha=0.9)
     axis.set_title("Networks")
 
 
@@ -398,6 +398,7 @@ def _draw_roofline(axis, peaks, sections):
                 )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+    axis.set_ylim(1)
     axis.set_xlabel("FLOP (direct method) per byte")
     axis.set_ylabel("GFLOP/s")
     axis.legend(fontsize=7)
