@@ -28,7 +28,7 @@ TITLES = {
 }
 # Relative to the largest number. Coordinates are float32 in the peers: 1e-7 of a width of 218
 # pixels, times the step of up to 255 between two of them, which noise as a picture has everywhere.
-TOLERANCE = 5e-4
+TOLERANCE = 1e-4
 
 
 def cases(h, w):
