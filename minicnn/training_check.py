@@ -63,7 +63,7 @@ def check_training(
         raise ValueError(f"steps is an integer >= 0, not {steps!r}")
     with randomness.untouched(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the copies: what matters is said in the report
-        data = _Data(x, y, validation_data, validation_split, batch_size, samples)
+        data = _Data(x, y, validation_data, validation_split, samples)
         report = Report(_Examination(model, data, batch_size, steps).run(), "Training check")
     if verbose:
         report.print()
@@ -88,13 +88,13 @@ class _Part:
         return _Part(pick(self.x, index), pick(self.y, index))
 
 
-def _part(x, y, batch_size, samples):
+def _part(x, y, samples):
     """Arrays as they are; of anything else the first `samples` inputs."""
     if is_data(x):
         x, y = as_arrays(x), as_arrays(y, "y")
         sample_count(x, y)
         return _Part(x, y)
-    batches = make_batches(x, y, None, None if hasattr(x, "__len__") else batch_size)
+    batches = make_batches(x, y)
     xs, ys, lengths = [], [], []
     for inputs, targets, _ in batches:
         xs.append(inputs)
@@ -122,16 +122,16 @@ def _joined(parts):
 class _Data:
     """train, held_out (None where there is none) and the parts of them that copies train on."""
 
-    def __init__(self, x, y, validation_data, validation_split, batch_size, samples):
+    def __init__(self, x, y, validation_data, validation_split, samples):
         if not 0 <= validation_split < 1:
             raise ValueError(f"validation_split is a fraction in [0, 1), not {validation_split!r}")
-        self.train = _part(x, y, batch_size, samples)
+        self.train = _part(x, y, samples)
         self.held_out, self.split = None, False
         if validation_data is not None:
             if isinstance(validation_data, tuple | list) and len(validation_data) in (2, 3):
-                self.held_out = _part(*validation_data[:2], batch_size, samples)
+                self.held_out = _part(*validation_data[:2], samples)
             else:
-                self.held_out = _part(validation_data, None, batch_size, samples)
+                self.held_out = _part(validation_data, None, samples)
         elif validation_split:
             if self.train.lengths is not None:
                 raise ValueError("validation_split needs arrays; give validation_data")
@@ -552,7 +552,12 @@ def _copy(model):
     unwanted = [model.history, *(parameter.owner for parameter in model.weights)]
     memo = {id(one): _Nothing() for one in unwanted if one is not None}
     memo[id(model.optimizer)] = _new_optimizer(model.optimizer)
-    made = copy.deepcopy(model, memo)
+    try:
+        made = copy.deepcopy(model, memo)
+    except TypeError as error:  # a lock, an open file: what a layer of the user's may hold
+        raise TypeError(
+            f"check_training trains a copy of {model.name!r}, which cannot be copied: {error}"
+        ) from error
     for parameter in made.weights:
         parameter.owner = None
     made.history = None

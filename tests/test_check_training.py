@@ -1,6 +1,7 @@
 """check_training and CheckTraining: for each check a case that passes and a planted fault."""
 
 import random
+import threading
 import warnings
 
 import numpy as np
@@ -346,6 +347,30 @@ def test_a_model_that_is_not_built_stays_so():
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     report = check(model, steps=2)
     assert not model.built and report["labels"].verdict == "pass"
+
+
+class Own(layers.Layer):
+    """A layer that nobody registered."""
+
+    def __init__(self, **base):
+        super().__init__(**base)
+        self.held = None
+
+    def forward(self, x, context):
+        return x * 2, None
+
+    def backward(self, dy, saved, needs_dx):
+        return dy * 2
+
+
+def test_layers_of_the_users():
+    last = layers.Dense(2, activation="softmax")
+    model = minicnn.Sequential([layers.Input((16, 16, 3)), Own(), layers.Flatten(), last])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    assert check(model, steps=2)["first loss"].verdict == "pass"
+    model.layers[0].held = threading.Lock()
+    with pytest.raises(TypeError, match="trains a copy of .* which cannot be copied: .*lock"):
+        check(model)
 
 
 def test_the_same_report_twice():

@@ -262,6 +262,13 @@ def test_predict_goes_on_after_a_picture_that_cannot_be_read(trained, pictures):
     assert result.exit_code == 1 and "error" in json.loads(result.stdout)[0]
 
 
+def test_predict_a_folder(trained, pictures, tmp_path):
+    result = run("predict", trained[0], pictures / "airplane")
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 40
+    told = fails("predict", trained[0], tmp_path)
+    assert told == f"minicnn: error: {tmp_path} holds no picture\n"
+
+
 def test_info(trained):
     result = run("info", trained[0])
     assert result.exit_code == 0
@@ -369,6 +376,11 @@ def test_usage(arguments, words):
     result = run(*arguments)
     assert result.exit_code in ((0, 2) if not arguments else (2,))
     assert words in result.stdout + result.stderr
+
+
+def test_traceback_on_request(tmp_path):
+    with pytest.raises(ValueError, match="no picture in the folders"):
+        run("--traceback", "train", tmp_path, "--out", tmp_path / "a.keras")
 
 
 def test_help_and_version():

@@ -28,8 +28,10 @@ class Group(click.Group):
             except KeyboardInterrupt:
                 say("interrupted")
                 raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+            except BrokenPipeError:
+                raise  # whoever read our output has gone: click ends quietly
             except (OSError, ValueError, MemoryError) as error:
-                if "--traceback" in sys.argv:
+                if context.params.get("traceback"):
                     raise
                 fail(_in_a_line(error))
 
@@ -81,7 +83,8 @@ def _version(context, parameter, value):
     callback=_version,
     help="Show the version and exit.",
 )
-def main():
+@click.option("--traceback", is_flag=True, help="Show where in the program an error arose.")
+def main(traceback):
     """Teach a network to tell pictures apart, from folders of them.
 
     \b
@@ -245,7 +248,8 @@ def evaluate(model, directory, **options):
 def predict(model, pictures, **options):
     """Say of each PICTURE what MODEL takes it for: a line with file, class and probability.
 
-    Pictures that cannot be read are named on standard error, and the exit code is 1.
+    A folder stands for the pictures in it. Pictures that cannot be read are named on standard
+    error, and the exit code is 1.
     """
     from minicnn.cli.using import predict_pictures
 

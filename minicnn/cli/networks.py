@@ -5,10 +5,10 @@
     blocks                     convolutions 3 x 3, batch normalisation, ReLU; max-pooling 2 x 2:
                                as many as leave the shorter side 4 pixels, at most 5
     convolutions per block     1 (fewer than 2,000 pictures) or 2
-    filters                    16 (fewer than 5,000 pictures) or 32, doubled from block to block up
-                               to 128 (fewer than 20,000) or 256
-    then                       global average pooling, dropout 0.5 (fewer than 500), 0.4 (fewer than
-                               5,000) or 0.3, a dense softmax
+    filters                    16 (fewer than 500 pictures) or 32, doubled from block to block up to
+                               128 (fewer than 20,000) or 256
+    then                       global average pooling, dropout 0.4 (fewer than 500) or 0.3, a dense
+                               softmax
     augmentation               up to 20,000 pictures: mirrored, moved by 8 %, turned by 10 degrees,
                                zoomed by 10 %
     pictures per step          32, or 64 from 5,000 pictures on; at least 8 steps an epoch
@@ -62,7 +62,7 @@ def default_network(size, channels, classes, count, augment, flip):
     if augment:
         chain += augmentation(flip)
     chain.append(layers.Rescaling(1 / 127.5, -1))
-    filters, widest = (16 if count < 5_000 else 32), (128 if count < 20_000 else 256)
+    filters, widest = (16 if count < 500 else 32), (128 if count < 20_000 else 256)
     for block in range(blocks_for(size)):
         for _ in range(1 if count < 2_000 else 2):
             chain += [
@@ -73,7 +73,7 @@ def default_network(size, channels, classes, count, augment, flip):
         chain.append(layers.MaxPooling2D())
     chain += [
         layers.GlobalAveragePooling2D(),
-        layers.Dropout(0.5 if count < 500 else 0.4 if count < 5_000 else 0.3),
+        layers.Dropout(0.4 if count < 500 else 0.3),
         # Small weights: the first loss is ln k, and nothing has to be unlearnt.
         layers.Dense(classes, "softmax", kernel_initializer=RandomNormal(stddev=0.01)),
     ]

@@ -42,6 +42,8 @@ def train_on_folder(
     check_out(out, overwrite)
     if sum(split) >= 1:
         raise click.UsageError(f"--split {split[0]} {split[1]} leaves nothing for training")
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)  # say now that it cannot be written
     set_random_seed(seed)
     data = Data(directory, size, color, split, seed, memory, damaged == "refuse")
     train = data.listings["train"]

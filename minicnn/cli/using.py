@@ -2,12 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import click
 import numpy as np
 
 from minicnn.cli import EXIT_FAULT, cards, fail, folders, say
 from minicnn.cli.reporting import print_report, write_report
+from minicnn.data.folders import pictures_under
 from minicnn.metrics.classification import classification_report, percent
 
 TOGETHER = 1024  # pictures that are held in memory at once
@@ -81,6 +83,7 @@ def predict_pictures(path, pictures, batch_size, as_json):
     if names is None:
         _without_card(path)
         names = [str(i) for i in range(max(2, model.outputs[0].shape[1]))]
+    pictures = _with_folders(pictures)
     answers, failed = [], 0
     for at in range(0, len(pictures), TOGETHER):
         some = pictures[at : at + TOGETHER]
@@ -113,6 +116,17 @@ def predict_pictures(path, pictures, batch_size, as_json):
         click.echo(json.dumps(answers, indent=2))
     if failed:
         raise click.exceptions.Exit(EXIT_FAULT)
+
+
+def _with_folders(given):
+    """The files; of a folder the pictures in it."""
+    found = []
+    for one in given:
+        inside = sorted(pictures_under(one)) if one.is_dir() else [one]
+        if not inside:
+            fail(f"{one} holds no picture")
+        found += [Path(file) for file in inside]
+    return found
 
 
 def _reason(file, error):
