@@ -287,8 +287,9 @@ def _transform_output(v, m, m0, element_step, start, channel, count, table, tabl
 # -- Kernels ---------------------------------------------------------------------------------------
 
 # Columns of the integer table that describes the pictures to the kernels.
+# CHANNELS and FILTERS are those of one group, PIXEL and OUT_PIXEL those of all groups together.
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, FILTERS, TOP, LEFT, TILES_DOWN,
- TILES_ACROSS, TILES) = range(12)  # fmt: skip
+ TILES_ACROSS, TILES, PIXEL, OUT_PIXEL) = range(14)  # fmt: skip
 
 
 @kernel
@@ -296,7 +297,7 @@ def _input_addresses(x, zeros, table, first, count, addresses):
     """addresses[q, i, j] of pixel (i, j) of the 6x6 tile first + q; zeros outside the picture."""
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
     height, width = table[HEIGHT], table[WIDTH]
-    pixel = table[CHANNELS] * x.itemsize
+    pixel = table[PIXEL] * x.itemsize
     for q in range(count):
         image, rest = divmod(first + q, across * down)
         tile_y, tile_x = divmod(rest, across)
@@ -314,7 +315,7 @@ def _output_addresses(y, outside, table, first, count, addresses):
     """addresses[q, i, j] of pixel (i, j) of the 4x4 tile first + q of y."""
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
     height, width = table[OUT_HEIGHT], table[OUT_WIDTH]
-    pixel = table[FILTERS] * y.itemsize
+    pixel = table[OUT_PIXEL] * y.itemsize
     for q in range(count):
         image, rest = divmod(first + q, across * down)
         tile_y, tile_x = divmod(rest, across)
@@ -424,14 +425,15 @@ def block_steps(block, v_row, lanes):
 @kernel
 def _activate_tiles(y, table, first, count, code, slope):
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
-    height, width, filters = table[OUT_HEIGHT], table[OUT_WIDTH], table[FILTERS]
+    height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL]
     for q in range(first, first + count):
         image, rest = divmod(q, across * down)
         tile_y, tile_x = divmod(rest, across)
         for row in range(tile_y * OUT, min(tile_y * OUT + OUT, height)):
             columns = min(OUT, width - tile_x * OUT)
-            at = ((image * height + row) * width + tile_x * OUT) * filters
-            gemm.activate_row(y, at, columns * filters, code, slope)
+            at = ((image * height + row) * width + tile_x * OUT) * pixel
+            for column in range(columns):
+                gemm.activate_row(y, at + column * pixel, table[FILTERS], code, slope)
 
 
 @parallel_kernel
@@ -492,6 +494,7 @@ def _finish_kernel_grad(partial, row, split, table, dk):
     """Add the segments of one channel of one piece up, in order, and transform the sum."""
     lanes = simd.VECTOR_BYTES // dk.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
+    dk_row = table[OUT_PIXEL]
     piece, channel = divmod(row, channels)
     f0 = piece * split
     columns = min(split, filters - f0)
@@ -499,7 +502,7 @@ def _finish_kernel_grad(partial, row, split, table, dk):
     segments, pieces, size = partial.shape
     for j in range(0, columns, lanes):
         _transform_kernel_grad(partial, piece * size + channel * split + j, step, segments,
-                               pieces * size, dk, channel * filters + f0 + j, channels * filters,
+                               pieces * size, dk, channel * dk_row + f0 + j, channels * dk_row,
                                columns - j)  # fmt: skip
 
 
@@ -508,38 +511,44 @@ def _finish_kernel_grad(partial, row, split, table, dk):
 
 def is_defined(shape):
     """Whether this algorithm computes convolutions of this geometry."""
-    return (
-        shape.kernel_shape[:2] == (TAPS, TAPS)
-        and shape.strides == (1, 1) == shape.dilation
-        and shape.groups == 1
-    )
+    return shape.kernel_shape[:2] == (TAPS, TAPS) and shape.strides == (1, 1) == shape.dilation
 
 
 def convolve(x, kernel, bias, shape, activation, y):
     """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
-    _, _, channels, filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS) * channels * filters
-    u = _transformed_kernel(kernel, taps, filters, 1, channels, filters)
+    _, _, channels, all_filters = shape.kernel_shape
+    taps = np.arange(TAPS * TAPS) * channels * all_filters
+    filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    _product(x, shape.input_shape, u, bias, activation, y, shape.output_shape, top, left)
+    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        u = _transformed_kernel(kernel[own], taps, all_filters, 1, channels, filters)
+        _product(x[g * channels :], table, u, None if bias is None else bias[own], activation,
+                 y[own])  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
-    _, _, channels, filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS)[::-1] * channels * filters
-    u = _transformed_kernel(kernel, taps, 1, filters, filters, channels)
+    _, _, channels, all_filters = shape.kernel_shape
+    taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
+    filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    _product(dy, shape.output_shape, u, None, None, dx, shape.input_shape,
-             TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+    table = _table(shape.output_shape, shape.input_shape, filters, channels,
+                   TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        u = _transformed_kernel(kernel[own], taps, 1, all_filters, filters, channels)
+        _product(dy[own], table, u, None, None, dx[g * channels :])
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
     lanes = simd.lanes(x.dtype)
-    _, _, channels, filters = shape.kernel_shape
+    _, _, channels, all_filters = shape.kernel_shape
+    filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    table = _table(shape.input_shape, shape.output_shape, top, left)
+    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
     tiles = int(table[TILES])
     segments, split = _division(tiles, channels, filters, lanes, x.itemsize)
     pieces = -(-filters // split)
@@ -550,13 +559,14 @@ def convolve_kernel_grad(x, dy, shape, dk):
     v_row = -(-channels // lanes) * lanes
     v_step, _ = block_steps(block, v_row, lanes)
     m_step = block * split + lanes
-    tiles_gradient(
-        x, table, dy, dk, block, split, _zeros(max(channels, filters) + 2 * lanes, x.dtype),
-        partial,
-        arena.empty((workers, ELEMENTS * v_step + ROWS + lanes), x.dtype),
-        arena.empty((workers, ELEMENTS * m_step), x.dtype),
-        np.empty((workers, block, ELEMENTS), np.int64),
-    )  # fmt: skip
+    zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
+    v = arena.empty((workers, ELEMENTS * v_step + ROWS + lanes), x.dtype)
+    m = arena.empty((workers, ELEMENTS * m_step), x.dtype)
+    addresses = np.empty((workers, block, ELEMENTS), np.int64)
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        tiles_gradient(x[g * channels :], table, dy[own], dk[own], block, split, zeros, partial,
+                       v, m, addresses)  # fmt: skip
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
@@ -573,15 +583,15 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, -(-panels // pieces) * 2 * lanes
 
 
-def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
-    lanes, channels, filters = simd.lanes(x.dtype), x_shape[3], y_shape[3]
-    table = _table(x_shape, y_shape, top, left)
-    tiles = int(table[TILES])
+def _product(x, table, u, bias, activation, y):
+    """One group: x and y begin at its first channel and filter."""
+    lanes = simd.lanes(x.dtype)
+    channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
     workers = min(threads.count(), -(-tiles // ROWS))
     block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
     start = np.zeros(filters + 2 * lanes, x.dtype)
     if bias is not None:
-        start[:filters] = bias
+        start[:filters] = bias[:filters]
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
@@ -610,11 +620,11 @@ def _block(tiles, channels, lanes, itemsize):
 
 
 @functools.lru_cache(maxsize=256)
-def _table(x_shape, y_shape, top, left):
+def _table(x_shape, y_shape, channels, filters, top, left):
     n, h, w, c = x_shape
     _, oh, ow, f = y_shape
     down, across = -(-oh // OUT), -(-ow // OUT)
-    fields = [n, h, w, c, oh, ow, f, top, left, down, across, n * down * across]
+    fields = [n, h, w, channels, oh, ow, filters, top, left, down, across, n * down * across, c, f]
     return np.array(fields, np.int64)
 
 
