@@ -7,9 +7,9 @@ from benchmarks.engines import OURS, PEERS
 from benchmarks.networks import NETWORKS
 from benchmarks.shapes import GROUPS
 
-# Relative errors. A ReLU or a maximum that flips in its last bit moves a deep gradient by
-# 1e-2 in any float32 library, hence the bound for networks; single layers are held tight. Winograd
-# sums of a kernel gradient are a little rougher than direct ones.
+# Relative errors. A ReLU or a maximum that flips in its last bit moves a deep gradient by some 1e-2
+# in any float32 library, hence the bound for networks; single layers are held tight. Winograd sums
+# of a kernel gradient are a little rougher than direct ones.
 NETWORK_BOUNDS = {"outputs": 1e-4, "loss": 1e-4, "gradient": 5e-2}
 LAYER_BOUNDS = {"forward": 1e-5, "input_grad": 1e-5, "kernel_grad": 5e-5}
 
