@@ -381,6 +381,17 @@ def test_the_same_report_twice():
 # -- sources --------------------------------------------------------------------------------------
 
 
+class Shifted:
+    """Batches that can be run through again, drawn with NumPy's global numbers."""
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        for at in range(0, 320, 32):
+            yield X[at : at + 32] + np.random.normal(0, 0.01), Y[at : at + 32]
+
+
 class Batches(PyDataset):
     def __init__(self, x, y, size=32):
         super().__init__()
@@ -404,6 +415,8 @@ def test_sources_of_batches():
     source = Batches(X[order], Y[order])
     report = minicnn.check_training(network(), source, **{**QUICK, "steps": 0})
     assert report["sorted data"].verdict in ("warn", "fail")
+
+    assert minicnn.check_training(network(), Shifted(), validation_data=HELD, **QUICK)
 
     def endless():
         while True:
@@ -487,11 +500,12 @@ def test_callback_on_dead_units():
     assert "dead units" in told(X, Y, model=model, epochs=2)
 
 
-def test_callback_leaves_training_alone():
+@pytest.mark.parametrize("source", [lambda: Batches(X, Y), Shifted], ids=["indexed", "iterated"])
+def test_callback_leaves_training_alone(source):
     results = []
     for extra in ([], [callbacks.CheckTraining()]):
         model = network()
-        history = model.fit(Batches(X, Y), epochs=2, verbose=0, callbacks=extra)
+        history = model.fit(source(), epochs=2, verbose=0, callbacks=extra)
         results.append((history.history["loss"], model.get_weights()))
     assert results[0][0] == results[1][0]
     for a, b in zip(results[0][1], results[1][1], strict=True):

@@ -86,7 +86,7 @@ def test_train_says_what_it_does(trained, pictures):
     assert f"{pictures}: 82 pictures, airplane 40, frog 42" in result.stderr
     assert "1 of 82 pictures cannot be read and are left out" in result.stderr
     assert "broken.jpg" in result.stderr and "hold no picture: empty" in result.stderr
-    assert "1 pictures are copies of others or look like them" in result.stderr
+    assert "copies of other pictures, or like them: 1; kept in one part" in result.stderr
     assert "parts: train 57, validation 12, test 12" in result.stderr
     assert "input: 16 x 16 rgb (height x width; the median picture has" in result.stderr
     assert re.search(r"12 test pictures:\naccuracy [\d.]+ % of 12 \(95 % confi", result.stdout)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from minicnn import randomness
 from minicnn.callbacks.base import Callback
 from minicnn.checks import arrays, networks
 from minicnn.checks.findings import Finding, Report
@@ -64,10 +65,11 @@ class CheckTraining(Callback):
             return
         batches, validation, split = self._data
         self._data = None  # not kept: a callback may outlive the arrays
-        x, y = self._some(batches)
+        with randomness.untouched(0):  # looking at data does not change how training goes on
+            x, y = self._some(batches)
+            held_x, held_y = (None, None) if validation is None else self._some(validation)
         if isinstance(x, dict | list) or isinstance(y, dict | list) or y is None:
             return
-        held_x, held_y = (None, None) if validation is None else self._some(validation)
         heads = self.model.heads
         self._classes = networks.classes_of(heads, y)
         self._held_classes = networks.classes_of(heads, held_y)

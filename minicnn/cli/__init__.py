@@ -62,7 +62,7 @@ def _in_a_line(error):
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    text = " ".join(str(message).split())
+    text = " ".join(str(message).split()).replace("fit(class_weight=...)", "--balance")
     say(f"minicnn: warning: {text.removeprefix('CheckTraining: ')}")
 
 

@@ -219,7 +219,7 @@ class Data:
         groups = folders.groups_of_alike(whole, pixels)
         alike = len(groups) - len(np.unique(groups))
         if alike:
-            say(f"{alike} pictures are copies of others or look like them: kept in one part")
+            say(f"copies of other pictures, or like them: {alike}; kept in one part with those")
         wanted = {"train": 1 - sum(shares), "validation": shares[0], "test": shares[1]}
         for part, rows in folders.split(whole.labels, groups, wanted, seed).items():
             if len(rows):
