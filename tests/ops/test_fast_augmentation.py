@@ -255,3 +255,20 @@ def test_empty_batches(module):
     assert module.adjust_hue(x, none, 0, 1).shape == x.shape
     assert module.erase_boxes(x, boxes).shape == x.shape
     assert module.mix(x, [], none, none).shape == x.shape
+
+
+@pytest.mark.parametrize("module", [fast, reference], ids=["fast", "reference"])
+@pytest.mark.parametrize("channel", range(3))
+def test_nan_stays(module, channel):
+    x = np.full((1, 3, 4, 3), 0.4, np.float32)
+    x[0, 1, 1] = [0.2, 0.3, 0.4]
+    x[0, 1, 1, channel] = np.nan
+    for y in (
+        module.adjust_hue(x, [0.1], 0, 1),
+        module.adjust_saturation(x, [0.7], 0, 1),
+        module.adjust_levels(x, [1.0], [0.1], 0, 1),
+        module.affine_transform(x, np.eye(2, 3)[None] + 0.01),
+        module.resize(x, (6, 7), "bicubic"),
+    ):
+        assert np.isnan(y[..., channel]).any()
+        assert not np.isnan(y[0, 0, 3]).any() or y.shape == (1, 6, 7, 3)

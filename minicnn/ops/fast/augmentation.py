@@ -251,9 +251,17 @@ def fill_pixels(y, values):
             y[at + k] = values[k]
 
 
+@kernel
+def copy_reversed(x, y, c):
+    """The pixels of x, the last one first."""
+    for at in range(0, x.size, c):
+        for k in range(c):
+            y[np.uint64(at + k)] = x[np.uint64(x.size - c - at + k)]
+
+
 @parallel_kernel
 def gather_rows(x, y, h, w, c, rows, columns, straight, fill):
-    """straight[n]: the columns of picture n stand side by side, one copy fetches a row."""
+    """straight[n]: 1 where the columns of picture n stand side by side, -1 in reverse, else 0."""
     oh, ow = rows.shape[1], columns.shape[1]
     for task in prange(rows.size):
         n, i = task // oh, task % oh
@@ -262,9 +270,16 @@ def gather_rows(x, y, h, w, c, rows, columns, straight, fill):
             fill_pixels(y_row, fill)
             continue
         start = (n * h + rows[n, i]) * w * c
-        if straight[n]:
+        if straight[n] > 0:
             start += columns[n, 0] * c
             copy(x[start : start + ow * c], y_row)
+            continue
+        if straight[n] < 0:
+            start += columns[n, ow - 1] * c
+            if c == 3:  # a constant that the compiler sees
+                copy_reversed(x[start : start + ow * 3], y_row, 3)
+            else:
+                copy_reversed(x[start : start + ow * c], y_row, c)
             continue
         x_row = x[start : start + w * c]
         for j in range(ow):
@@ -296,7 +311,9 @@ def gather_pixels(x, rows, columns, fill_value=0.0, out=None):
     y = output(out, (n, rows.shape[1], columns.shape[1], c), dtype)
     if y.size:
         x = flat("x", x, x.shape, dtype)
-        straight = (columns[:, 0] >= 0) & (np.diff(columns, axis=1) == 1).all(axis=1)
+        steps, whole = np.diff(columns, axis=1), columns.min(axis=1) >= 0
+        ahead, back = ((steps == step).all(axis=1) & whole for step in (1, -1))
+        straight = np.where(ahead, 1, np.where(back, -1, 0))
         fill = np.full(c, fill_value, dtype)
         gather_rows(x, y.reshape(-1), h, w, c, rows, columns, straight, fill)
     return y
@@ -317,6 +334,16 @@ def gather_pixels_grad(dy, rows, columns, input_shape, out=None):
 # --- resizing -------------------------------------------------------------------------------------
 
 
+@kernel
+def blend_pixels(x, y, c, starts, taps, weights):
+    for j in range(starts.size - 1):
+        for k in range(c):
+            total = x.dtype.type(0)
+            for t in range(starts[j], starts[j + 1]):
+                total += weights[np.uint64(t)] * x[np.uint64(taps[np.uint64(t)] * c + k)]
+            y[np.uint64(j * c + k)] = total
+
+
 @parallel_kernel
 def resample_rows(x, y, h, w, c, row_starts, row_taps, row_weights, starts, taps, weights):
     """A row of y: blend whole rows of x, then pixels of the blended row.
@@ -331,12 +358,10 @@ def resample_rows(x, y, h, w, c, row_starts, row_taps, row_weights, starts, taps
             source = (n * h + row_taps[t]) * w * c
             add_scaled(x[source : source + w * c], row_weights[t], blended)
         y_row = y[task * ow * c : (task + 1) * ow * c]
-        fill_zero(y_row)
-        for j in range(ow):
-            for t in range(starts[j], starts[j + 1]):
-                at, weight = taps[t] * c, weights[t]
-                for k in range(c):
-                    y_row[j * c + k] += weight * blended[at + k]
+        if c == 3:  # a constant that the compiler sees
+            blend_pixels(blended, y_row, 3, starts, taps, weights)
+        else:
+            blend_pixels(blended, y_row, c, starts, taps, weights)
 
 
 @functools.lru_cache(maxsize=64)
@@ -508,11 +533,13 @@ def saturation_gain(v, R, factor, low, high):
 @parallel_kernel
 def saturation_rows(x, y, row, rows, factors, low, high):
     """Rows of `row` numbers, `rows` of them per picture."""
+    zero = x.dtype.type(0)
     for task in prange(x.size // row):
         factor = factors[task // rows]
         for at in range(task * row, (task + 1) * row, 3):
             r, g, b = x[at], x[at + 1], x[at + 2]
             v, m = max(r, g, b), min(r, g, b)
+            v += (r + g + b) * zero  # NaN, which max may have dropped
             k, _, _ = saturation_gain(v, v - m, factor, low, high)
             y[at], y[at + 1], y[at + 2] = v + k * (r - v), v + k * (g - v), v + k * (b - v)
 
@@ -574,23 +601,43 @@ def turned_hue(x, at, first, R, shift, scale):
     return t - 6 * math.floor(t / 6), N
 
 
+@kernel
+def ramp(v, zero, one):
+    """v within [0, 1]."""
+    v = zero if v < zero else v
+    return one if v > one else v
+
+
 @parallel_kernel
 def hue_rows(x, y, row, rows, shifts, low, high):
-    scale = 1 / (high - low)
+    """In x's own type: colours scaled to [0, 1] leave float32 six digits, as in Keras."""
+    zero, one, two = x.dtype.type(0), x.dtype.type(1), x.dtype.type(2)
+    three, four, six = x.dtype.type(3), x.dtype.type(4), x.dtype.type(6)
+    scale, span = one / (high - low), high - low
     for task in prange(x.size // row):
-        shift = shifts[task // rows]
+        turn = six * shifts[task // rows]
         for at in range(task * row, (task + 1) * row, 3):
-            first, last = extremes(x, at)
-            v, m = (x[first] - low) * scale, (x[last] - low) * scale
-            R, t = v - m, 0.0
-            coloured = R > 0 and v > 0
-            if coloured:
-                t, _ = turned_hue(x, at, first, R, shift, scale)
-            for channel in range(3):
-                value = m + R * hue_weight(t, channel)[0] if coloured else v
-                value = 0.0 if value < 0 else value
-                value = 1.0 if value > 1 else value
-                y[at + channel] = value * (high - low) + low
+            place = np.uint64(at)
+            r = (x[place] - low) * scale
+            g = (x[place + np.uint64(1)] - low) * scale
+            b = (x[place + np.uint64(2)] - low) * scale
+            v, m = max(r, max(g, b)), min(r, min(g, b))
+            v += (r + g + b) * zero  # NaN, which max may have dropped
+            R = v - m
+            coloured = v > m and v > zero
+            inverse = one / (R if coloured else one)
+            t = four + (r - g) * inverse
+            t = two + (b - r) * inverse if v == g else t
+            t = (g - b) * inverse if v == r else t
+            t += turn
+            t -= six * math.floor(t / six)
+            m, R = m if coloured else v, R if coloured else zero
+            red = m + R * ramp(abs(t - three) - one, zero, one)
+            green = m + R * ramp(two - abs(t - two), zero, one)
+            blue = m + R * ramp(two - abs(t - four), zero, one)
+            y[place] = ramp(red, zero, one) * span + low
+            y[place + np.uint64(1)] = ramp(green, zero, one) * span + low
+            y[place + np.uint64(2)] = ramp(blue, zero, one) * span + low
 
 
 @parallel_kernel
@@ -657,8 +704,8 @@ def adjust_hue(x, shifts, low, high, out=None):
     dtype, row, rows, shifts = colour_arguments(x, "shifts", shifts)
     y = output(out, x.shape, dtype)
     if y.size:
-        x = flat("x", x, x.shape, dtype)
-        hue_rows(x, y.reshape(-1), row, rows, shifts, float(low), float(high))
+        x, shifts = flat("x", x, x.shape, dtype), shifts.astype(dtype)
+        hue_rows(x, y.reshape(-1), row, rows, shifts, dtype.type(low), dtype.type(high))
     return y
 
 

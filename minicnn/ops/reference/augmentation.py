@@ -175,6 +175,7 @@ def levels(x, contrast, brightness):
     contrast = check_per_picture("contrast", contrast, len(x), np.float64)[:, None, None, None]
     brightness = check_per_picture("brightness", brightness, len(x), np.float64)
     mean = x.mean(axis=(1, 2), keepdims=True, dtype=np.float64) if x.size else 0
+    mean = np.where(contrast == 1, 0, mean)  # brightness alone leaves NaN where it is
     return (x - mean) * contrast + mean + brightness[:, None, None, None]
 
 
