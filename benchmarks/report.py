@@ -70,7 +70,7 @@ def network_table(section):
             title(name),
             f"{timing['ms']:.2f}",
             f"{timing['low']:.2f} .. {timing['high']:.2f}",
-            f"{1e3 * batch_size / timing['ms']:.0f}",
+            f"{1e3 * batch_size / timing['ms']:.4g}",
             f"{found[name]:.2f} x" if name in found else "",
         )
         for name, timing in sorted(measured.items(), key=lambda item: item[1]["ms"])
