@@ -26,6 +26,7 @@ LINES = [
 BESIDE = {
     "checks": {"layers", "metrics"},
     "context": {"randomness"},
+    "data": {"checks"},
     "gradient_check": {"models"},
     "graph": {"config"},
     "metrics": {"losses"},

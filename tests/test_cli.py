@@ -18,6 +18,7 @@ from PIL import Image
 import minicnn
 from minicnn import datasets, layers
 from minicnn.cli import folders, main, networks
+from minicnn.data import splitting
 
 CLASSES = {"airplane": 0, "frog": 6}
 SMALL = ("--size", "16", "--no-augment", "--quiet", "--learning-rate", "0.003")
@@ -405,7 +406,7 @@ def test_split_keeps_groups_and_shares():
     groups = np.arange(143)
     groups[:30] = 0  # thirty pictures of one burst
     shares = {"train": 0.7, "validation": 0.15, "test": 0.15}
-    rows = folders.split(labels, groups, shares, seed=3)
+    rows = splitting.stratified_split(labels, groups, shares, seed=3)
     assert sorted(np.concatenate(list(rows.values())).tolist()) == list(range(143))
     holders = [part for part, one in rows.items() if 0 in groups[one]]
     assert holders == ["train"]
@@ -413,9 +414,9 @@ def test_split_keeps_groups_and_shares():
         counts = np.bincount(labels[one], minlength=3)
         assert abs(counts[0] - 100 * shares[part]) <= 1 and abs(counts[1] - 40 * shares[part]) <= 1
         assert counts[2] == 1
-    again = folders.split(labels, groups, shares, seed=3)
+    again = splitting.stratified_split(labels, groups, shares, seed=3)
     assert all((again[part] == rows[part]).all() for part in rows)
-    other = folders.split(labels, groups, shares, seed=4)
+    other = splitting.stratified_split(labels, groups, shares, seed=4)
     assert any(
         len(other[part]) != len(rows[part]) or (other[part] != rows[part]).any() for part in rows
     )
@@ -427,10 +428,9 @@ def test_look_alikes_are_one_group(tmp_path):
     for i, pixels in enumerate(x):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     paths = [str(tmp_path / f"{i}.png") for i in range(8)]
-    listing = folders.Listing(paths, np.zeros(8, int), ["frog"])
-    groups = folders.groups_of_alike(listing, x)
+    groups = splitting.groups_of_alike(paths, x)
     assert groups[0] == groups[6] and groups[1] == groups[7] and len(set(groups)) == 6
-    assert len(set(folders.groups_of_alike(listing))) == 8  # no two files have the same bytes
+    assert len(set(splitting.groups_of_alike(paths))) == 8  # no two files have the same bytes
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """Folders of pictures: which there are, how they are split, and their pixels."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from minicnn.checks.arrays import COMPARED, CORRELATED, thumbnails
 from minicnn.cli import fail, say
 from minicnn.data.batches import PyDataset
 from minicnn.data.folders import index_directory
@@ -71,64 +69,6 @@ def list_pictures(directory, class_names=None):
         )
     order = np.array([class_names.index(name) for name in listing.class_names], np.int64)
     return Listing(listing.paths, order[listing.labels], list(class_names))
-
-
-# -- splitting ------------------------------------------------------------------------------------
-
-
-def groups_of_alike(listing, pixels=None):
-    """A number for each picture, equal for copies of a file and, by `pixels`, for look-alikes."""
-    group = np.arange(len(listing))
-
-    def find(i):
-        while group[i] != i:
-            group[i] = group[group[i]]
-            i = group[i]
-        return i
-
-    seen = {}
-    for i, path in enumerate(listing.paths):
-        with open(path, "rb") as file:
-            key = hashlib.file_digest(file, "sha256").digest()
-        group[find(i)] = find(seen.setdefault(key, i))
-    small = None if pixels is None or len(pixels) > COMPARED else thumbnails(pixels)
-    if small is not None:
-        for at in range(0, len(small), 256):
-            alike = np.argwhere(small[at : at + 256] @ small.T > CORRELATED)
-            for i, j in alike:
-                group[find(at + i)] = find(j)
-    return np.array([find(i) for i in range(len(group))])
-
-
-def split(labels, groups, shares, seed):
-    """Rows of each part: every class in the given shares, no group in two parts.
-
-    shares: {"train": 0.7, "validation": 0.15, "test": 0.15}. A class with few groups is in training
-    first, then in validation, then in the test.
-    """
-    generator = np.random.default_rng(seed)
-    rows = {part: [] for part in shares}
-    place = {}  # of groups that hold several classes
-    for number in np.unique(labels):
-        members = {}
-        for i in np.flatnonzero(labels == number):
-            members.setdefault(int(groups[i]), []).append(int(i))
-        order = generator.permutation(list(members)).tolist()
-        order.sort(key=lambda group: -len(members[group]))
-        total = sum(map(len, members.values()))
-        missing = {part: share * total for part, share in shares.items()}
-        chosen = {part: [] for part in shares}
-        for group in order:
-            part = place.get(group) or max(missing, key=missing.get)
-            missing[part] -= len(members[group])
-            chosen[part].append(group)
-        for part in list(shares)[1:]:
-            if shares[part] and not chosen[part] and len(chosen["train"]) > 1:
-                chosen[part].append(chosen["train"].pop())
-        for part, some in chosen.items():
-            place.update(dict.fromkeys(some, part))
-            rows[part] += [i for group in some for i in members[group]]
-    return {part: np.array(sorted(some), np.int64) for part, some in rows.items()}
 
 
 # -- pixels ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from minicnn.checks import arrays
 from minicnn.checks.history import check_overfitting
 from minicnn.cli import EXIT_INTERRUPTED, cards, fail, folders, networks, say
 from minicnn.cli.reporting import print_report, write_report
+from minicnn.data.splitting import groups_of_alike, stratified_split
 from minicnn.metrics.classification import classification_report, majority, percent
 from minicnn.randomness import set_random_seed
 
@@ -216,12 +217,12 @@ class Data:
     def _split(self, shares, seed):
         """One folder into three parts, copies and look-alikes together."""
         whole, pixels = self.listings.pop("train"), self.pixels.pop("train", None)
-        groups = folders.groups_of_alike(whole, pixels)
+        groups = groups_of_alike(whole.paths, pixels)
         alike = len(groups) - len(np.unique(groups))
         if alike:
             say(f"copies of other pictures, or like them: {alike}; kept in one part with those")
         wanted = {"train": 1 - sum(shares), "validation": shares[0], "test": shares[1]}
-        for part, rows in folders.split(whole.labels, groups, wanted, seed).items():
+        for part, rows in stratified_split(whole.labels, groups, wanted, seed).items():
             if len(rows):
                 self.listings[part] = whole.rows(rows)
                 if pixels is not None:
