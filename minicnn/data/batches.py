@@ -1,12 +1,11 @@
 """Batches of (x, y, sample_weight) from arrays, generators and Sequence-like objects."""
 
-import collections
 import itertools
-from concurrent import futures
 
 import numpy as np
 
 from minicnn import randomness
+from minicnn.data.ahead import LEAVE, TIMEOUT, MadeAhead
 from minicnn.errors import warn
 
 
@@ -17,6 +16,8 @@ class PyDataset:
     threads call __getitem__, at most max_queue_size batches ahead of training; the order stays.
     use_multiprocessing is accepted for scripts that pass it and means threads, too.
     """
+
+    timeout = TIMEOUT  # seconds that `fit` waits for a batch of the threads; None: for ever
 
     def __init__(self, workers=1, use_multiprocessing=False, max_queue_size=10):
         self.workers = positive("workers", max(workers, 1))  # Keras takes 0 as one
@@ -162,7 +163,14 @@ class IndexedBatches:
             order = self.generator.permutation(len(self.source)).tolist()
         if getattr(self.source, "workers", 1) < 2:
             return (unpack(self.source[index]) for index in order)
-        self.ahead = MadeAhead(self.source, order)
+        source = self.source
+        self.ahead = MadeAhead(
+            lambda index: unpack(source[index]),
+            order,
+            source.workers,
+            source.max_queue_size,
+            getattr(source, "timeout", TIMEOUT),
+        )
         return self.ahead
 
     def on_epoch_end(self):
@@ -171,56 +179,24 @@ class IndexedBatches:
         if hasattr(self.source, "on_epoch_end"):
             self.source.on_epoch_end()
 
-
-class MadeAhead:
-    """The batches of a PyDataset in a given order, made by its worker threads before their turn."""
-
-    def __init__(self, source, order):
-        self.source = source
-        self.todo = collections.deque(order)
-        self.made = collections.deque()  # (index, future) in the order of their turn
-        self.pool = None
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self._fill()
-        if not self.made:
-            self.pause()
-            raise StopIteration
-        _, future = self.made.popleft()
-        self._fill()
-        try:
-            return unpack(future.result())
-        except BaseException:
-            self.pause()
-            raise
-
-    def _fill(self):
-        if self.pool is None and self.todo:
-            self.pool = futures.ThreadPoolExecutor(self.source.workers, "batches")
-        while self.todo and len(self.made) < self.source.max_queue_size:
-            index = self.todo.popleft()
-            self.made.append((index, self.pool.submit(self.source.__getitem__, index)))
-
-    def pause(self):
-        """End the threads and forget what they made: the source may change before it is needed."""
-        for _, future in self.made:
-            future.cancel()
-        if self.pool is not None:
-            self.pool.shutdown()
-            self.pool = None
-        self.todo.extendleft(index for index, _ in reversed(self.made))
-        self.made.clear()
+    def close(self):
+        """No batch is needed any more: end the threads."""
+        if self.ahead is not None:
+            self.ahead.pause(LEAVE)
 
 
 class IteratedBatches:
     """Batches of a generator or another iterable."""
 
     def __init__(self, source):
+        if getattr(source, "batched", True) is False:
+            raise ValueError(
+                f"this {type(source).__name__} yields single samples: make batches of them, "
+                "data.batch(32)"
+            )
         self.source = source
         self.once = iter(source) is source  # a generator: it cannot start again
+        self.endless = getattr(source, "endless", False)
 
     def __len__(self):
         if hasattr(self.source, "__len__"):
@@ -229,6 +205,8 @@ class IteratedBatches:
 
     def first(self):
         """The first batch, to build a model by; a generator yields it again."""
+        if hasattr(self.source, "peek"):
+            return unpack(self.source.peek())
         batch = next(iter(self.source), None)
         if batch is None:
             raise ValueError("the data source yielded no batch")
