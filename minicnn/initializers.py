@@ -246,6 +246,56 @@ class Orthogonal(RandomInitializer):
         return self.gain * (q.T if rows < columns else q).reshape(shape)
 
 
+@table.register()
+class Dirac(RandomInitializer):
+    """Kernels (..., channels, filters) whose first filters hand on their channel: filter f that f.
+
+    As many filters as there are channels are 1 at the kernel's middle and 0 elsewhere, so that a
+    deep network begins as a shallow one; what is left over is uniform over +-sqrt(1 / fan_in).
+    Zagoruyko and Komodakis 2017, arXiv:1706.00388.
+    """
+
+    def draw(self, generator, shape):
+        if len(shape) < 2:
+            raise ValueError(f"Dirac is for kernels (..., channels, filters), not shape {shape}")
+        *size, channels, filters = shape
+        limit = math.sqrt(1 / max(1, fans(shape)[0]))
+        kernel = generator.uniform(-limit, limit, shape)
+        place = np.arange(min(channels, filters))
+        kernel[..., : len(place)] = 0
+        kernel[(*(length // 2 for length in size), place, place)] = 1
+        return kernel
+
+
+def whitening_kernel(pictures, kernel_size=2, epsilon=5e-4):
+    """A kernel (k, k, c, 2 k k c) whose first half makes patches of `pictures` (n, h, w, c) white.
+
+    Filter i is the eigenvector v_i of the uncentred covariance of all patches, divided by
+    sqrt(eigenvalue + epsilon), largest eigenvalue first; the second half is the first with the
+    sign changed, so that nothing is lost to a rectifier after it. `pictures` are to be scaled as
+    the network sees them; some thousand are enough. Page 2018; Jordan 2024, arXiv:2404.00498.
+    """
+    pictures = np.asarray(pictures)
+    if pictures.ndim != 4 or not len(pictures) or min(pictures.shape[1:3]) < kernel_size:
+        raise ValueError(
+            f"whitening_kernel takes pictures (n, h, w, c) of {kernel_size} pixels or more, not "
+            f"shape {pictures.shape}"
+        )
+    size, channels = (kernel_size, kernel_size), pictures.shape[3]
+    length, count = kernel_size**2 * channels, 0
+    covariance = np.zeros((length, length))
+    for start in range(0, len(pictures), 256):  # all patches at once are k^2 times the pictures
+        some = pictures[start : start + 256].astype(np.float64)
+        windows = np.lib.stride_tricks.sliding_window_view(some, size, axis=(1, 2))
+        patches = np.moveaxis(windows, 3, -1).reshape(-1, length)
+        covariance += patches.T @ patches
+        count += len(patches)
+    eigenvalues, vectors = np.linalg.eigh(covariance / count)
+    filters = (vectors / np.sqrt(eigenvalues + epsilon))[:, ::-1]
+    filters = np.concatenate([filters, -filters], axis=1)
+    return filters.reshape(*size, channels, -1).astype(config.floatx)
+
+
 def fans(shape, input_axes=None, output_axes=None):
     """(fan_in, fan_out) of a weight: for a kernel (kh, kw, in, out) kh kw in and kh kw out."""
     if input_axes is not None and output_axes is not None:

@@ -85,6 +85,29 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
 
 @table.register()
+class PiecewiseLinear(LearningRateSchedule):
+    """rates[i] at step steps[i], straight lines between, constant before and after. Ours.
+
+    PiecewiseLinear([0, 100, 480], [0.2, 1.0, 0.07]) warms up and then falls (a triangle).
+    """
+
+    def __init__(self, steps: list, rates: list, name: str = "PiecewiseLinear"):
+        self.steps, self.rates, self.name = list(steps), list(rates), name
+        if len(self.steps) != len(self.rates) or not self.steps:
+            raise ValueError(
+                f"PiecewiseLinear has {len(self.steps)} steps and {len(self.rates)} rates; give as "
+                "many of the one as of the other"
+            )
+        if sorted(set(self.steps)) != self.steps:
+            raise ValueError(f"steps must ascend: {self.steps}")
+        for rate in self.rates:
+            _rate("a rate", rate)
+
+    def __call__(self, step):
+        return float(np.interp(step, self.steps, self.rates))
+
+
+@table.register()
 class PolynomialDecay(LearningRateSchedule):
     """(r - end)(1 - s / T)^power + end, and end from step T on.
 

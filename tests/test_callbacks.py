@@ -17,6 +17,7 @@ from minicnn.callbacks import (
     History,
     LambdaCallback,
     LearningRateScheduler,
+    Lookahead,
     ModelCheckpoint,
     ProgbarLogger,
     ReduceLROnPlateau,
@@ -630,3 +631,23 @@ def test_checkpoints_of_fit_can_be_loaded(model, data, tmp_path):
     assert not np.array_equal(model.predict(data[0], verbose=0), expected)
     model.load_weights(tmp_path / "2.weights.h5")
     assert np.array_equal(model.predict(data[0], verbose=0), expected)
+
+
+def test_lookahead_moves_the_weights_to_a_slow_average():
+    x, y = np.ones((8, 1), np.float32), np.zeros((8, 1), np.float32)
+    model = Sequential([Input((1,)), Dense(1, use_bias=False, kernel_initializer="ones")])
+    model.compile("sgd", "mse")  # w -= 0.01 * 2 w: a step multiplies w by 0.98
+    model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=[Lookahead(3, 0.5, power=1.0)])
+    w = slow = 0.98
+    for step in range(1, 9):
+        w = w * 0.98 if step > 1 else w
+        if step % 3 == 0:
+            d = 0.5 * step / 8
+            w = slow = d * slow + (1 - d) * w
+    np.testing.assert_allclose(model.get_weights()[0], [[slow]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [dict(every=0), dict(momentum=1.0), dict(power=-1)])
+def test_lookahead_refuses(arguments):
+    with pytest.raises(ValueError, match="Lookahead"):
+        Lookahead(**arguments)

@@ -642,3 +642,35 @@ def test_a_wrong_rate_is_refused_later_too():
     with pytest.raises(ValueError, match="SGD takes a finite number"):
         optimizer.learning_rate = -1
     assert optimizer.learning_rate == 0.1
+
+
+def test_learning_rate_of_some_parameters_can_be_scaled():
+    def train(*scales):
+        parameters = [Parameter(np.ones(3, np.float32), f"layer/{n}") for n in ("a", "b", "beta")]
+        optimizer = optimizers.SGD(0.1, momentum=0.5, weight_decay=0.1)
+        for factor, chosen in scales:
+            optimizer.scale_learning_rate(factor, **chosen(parameters))
+        optimizer.build(parameters)
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad[...] = 1
+            optimizer.step()
+        return [float(parameter.value[0]) for parameter in parameters]
+
+    def alone(rate):
+        value, v = 1.0, 0.0
+        for _ in range(3):
+            value -= 0.1 * 0.1 * value  # the decay is not scaled
+            v = 0.5 * v - rate
+            value += v
+        return value
+
+    def named(parameters):
+        return {"var_names": ["beta"]}
+
+    def listed(parameters):
+        return {"var_list": parameters[:1]}
+
+    np.testing.assert_allclose(train(), [alone(0.1)] * 3, rtol=1e-5)
+    scaled = train((4, named), (0.5, listed))
+    np.testing.assert_allclose(scaled, [alone(0.05), alone(0.1), alone(0.4)], rtol=1e-5)

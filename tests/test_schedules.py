@@ -14,6 +14,10 @@ CASES = [
         schedules.PiecewiseConstantDecay([5, 12], [1.0, 0.5, 0.1]),
         {0: 1.0, 5: 1.0, 6: 0.5, 12: 0.5, 13: 0.1, 999: 0.1},
     ),
+    (
+        schedules.PiecewiseLinear([2, 4, 9], [0.1, 0.5, 0.0]),
+        {0: 0.1, 2: 0.1, 3: 0.3, 4: 0.5, 5: 0.4, 9: 0.0, 99: 0.0},
+    ),
     (schedules.PolynomialDecay(0.1, 10, 0.02), {0: 0.1, 5: 0.06, 10: 0.02, 50: 0.02}),
     (
         schedules.PolynomialDecay(0.1, 10, 0.0, power=2.0, cycle=True),
@@ -30,6 +34,10 @@ CASES = [
         {0: 0.1, 2: 0.05, 4: 0.05, 8: 0.025, 12: 0.025, 20: 0.0125},
     ),
     (schedules.CosineDecayRestarts(0.1, 4, t_mul=1.0), {2: 0.05, 4: 0.1, 4_000_002: 0.05}),
+    (
+        schedules.PiecewiseLinear([10, 20, 40], [0.2, 1.0, 0.0]),
+        {0: 0.2, 10: 0.2, 15: 0.6, 20: 1.0, 30: 0.5, 40: 0.0, 99: 0.0},
+    ),
 ]
 
 
@@ -63,6 +71,9 @@ def test_values_of_keras():
         (lambda: schedules.CosineDecayRestarts(0.1, 5, t_mul=0.5), "t_mul is 1 or more"),
         (lambda: schedules.PiecewiseConstantDecay([1], [1.0]), "give 2 values"),
         (lambda: schedules.PiecewiseConstantDecay([3, 1], [1, 2, 3]), "ascend"),
+        (lambda: schedules.PiecewiseLinear([1, 2], [1.0]), "2 steps and 1 rates"),
+        (lambda: schedules.PiecewiseLinear([2, 2], [1.0, 2.0]), "steps must ascend"),
+        (lambda: schedules.PiecewiseLinear([1, 2], [1.0, -2.0]), "a rate"),
         (lambda: schedules.CosineDecay.from_config({"steps": 3}), "takes no argument 'steps'"),
         (lambda: schedules.deserialize({"class_name": "CosDecay", "config": {}}), "Did you mean"),
     ],
@@ -70,3 +81,9 @@ def test_values_of_keras():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_piecewise_linear_refuses():
+    for steps, rates in (([1, 2], [1.0]), ([], []), ([2, 1], [1.0, 2.0]), ([1, 2], [1.0, -1.0])):
+        with pytest.raises(ValueError):
+            schedules.PiecewiseLinear(steps, rates)

@@ -1,5 +1,6 @@
 """Callbacks: what is called before and after epochs and batches. Names and meaning as in Keras."""
 
+from minicnn.callbacks.averaging import Lookahead
 from minicnn.callbacks.base import Callback, History, LambdaCallback
 from minicnn.callbacks.callback_list import CallbackList
 from minicnn.callbacks.checking import CheckTraining
@@ -22,6 +23,7 @@ __all__ = [
     "History",
     "LambdaCallback",
     "LearningRateScheduler",
+    "Lookahead",
     "ModelCheckpoint",
     "ProgbarLogger",
     "ReduceLROnPlateau",

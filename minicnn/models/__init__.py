@@ -1,8 +1,17 @@
 """Models: graphs of layers that can be trained."""
 
 from minicnn.models.model import Model, Sequential, clone_model
+from minicnn.models.views import predict_views
 
-__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
+__all__ = [
+    "Model",
+    "Sequential",
+    "clone_model",
+    "load_model",
+    "model_from_json",
+    "predict_views",
+    "save_model",
+]
 
 
 def __getattr__(name):

@@ -68,8 +68,8 @@ class Optimizer(Configurable):
         self.iterations = 0  # calls of `step`
         self.parameters = []  # all that were ever trained, in the order of the state
         self.slots = {}  # buffer -> name -> flat array beside the buffer's values
-        self._trained, self._undecayed = {}, (frozenset(), ())
-        self._runs, self._trainable = [], None
+        self._trained, self._undecayed, self._scales = {}, (frozenset(), ()), ()
+        self._runs, self._run_scales, self._trainable = [], [], None
 
     # -- what a rule defines ----------------------------------------------------------------------
 
@@ -157,8 +157,8 @@ class Optimizer(Configurable):
             if self.weight_decay:
                 self._decay(runs, 1 - rate * self.weight_decay)
             self.prepare(self._updates())
-            for _, values, grads, slots in runs:
-                self.update(values, grads, slots, rate)
+            for run, (_, values, grads, slots) in enumerate(runs):
+                self.update(values, grads, slots, rate * self._run_scales[run])
         if self.use_ema:
             self._average(runs)
         for parameter in self._trained:
@@ -180,18 +180,39 @@ class Optimizer(Configurable):
         """Do not decay these parameters, nor those whose name contains one of `var_names`."""
         self._undecayed = (frozenset(var_list or ()), tuple(var_names or ()))
 
+    def scale_learning_rate(self, factor, var_list=None, var_names=None):
+        """Train these parameters, or those whose name contains one of `var_names`, at `factor`
+        times the learning rate. Their weight decay stays that of all others. Ours, not Keras's.
+        """
+        factor = self.number("factor", factor)
+        self._scales += ((factor, frozenset(var_list or ()), tuple(var_names or ())),)
+        if self._trainable is not None:
+            self._find_runs()
+
+    def _scale(self, parameter):
+        """The factor of the last `scale_learning_rate` that means this parameter."""
+        for factor, chosen, names in reversed(self._scales):
+            if parameter in chosen or any(name in parameter.name for name in names):
+                return factor
+        return 1.0
+
     def _updates(self):
         """Number of updates so far."""
         return self.iterations // (self.gradient_accumulation_steps or 1)
 
     def _find_runs(self):
         self._trainable = [p.trainable for p in self._trained]
-        trained = {p for p in self._trained if p.trainable}
-        self._runs = [
-            (run, buffer.values[run], buffer.grads[run], {n: s[run] for n, s in slots.items()})
-            for buffer, slots in self.slots.items()
-            for run in buffer.runs(trained)
-        ]
+        by_scale = {}
+        for parameter in self._trained:
+            if parameter.trainable:
+                by_scale.setdefault(self._scale(parameter), set()).add(parameter)
+        self._runs, self._run_scales = [], []
+        for scale, trained in by_scale.items():
+            for buffer, slots in self.slots.items():
+                for run in buffer.runs(trained):
+                    own = {name: slot[run] for name, slot in slots.items()}
+                    self._runs.append((run, buffer.values[run], buffer.grads[run], own))
+                    self._run_scales.append(scale)
 
     def _current_runs(self):
         """Contiguous pieces to update: (slice, values, gradients, slots)."""

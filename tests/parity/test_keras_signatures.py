@@ -186,7 +186,7 @@ EXTRA = {
     | {"msle", "logcosh", "kullback_leibler_divergence"},  # names of Keras 2
     "metrics": {"ConfusionMatrix", "classification_report"},  # wanted by everybody who classifies
     "optimizers": set(),
-    "callbacks": {"CheckTraining"},  # what check_training asks, during `fit`
+    "callbacks": {"CheckTraining", "Lookahead"},  # what check_training asks, during `fit`
 }
 
 
