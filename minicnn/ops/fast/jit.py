@@ -27,12 +27,18 @@ import numpy as np
 from numba.core import caching, compiler, config, serialize
 from numba.core.registry import cpu_target
 
-from minicnn.ops.fast import threads
+from minicnn.ops.fast import linking, threads
 
 # error_model: a division by zero gives inf or nan, as in NumPy, not an exception.
 # fastmath: a * b + c may become one instruction; nothing else may be reordered, so that sums have
 # a fixed order and NaN propagates.
-OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+# no_cfunc_wrapper: nobody calls them from C.
+OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract"},
+    "no_cfunc_wrapper": True,
+}
 
 
 def kernel(function):
@@ -63,15 +69,16 @@ def parallel_kernel(function):
 
 
 def _compiled(function, parallel):
-    dispatcher = numba.njit(parallel=parallel, **OPTIONS)(function)
-    if not config.DISABLE_JIT:
-        dispatcher._cache = _KernelCache(function, parallel)
+    if config.DISABLE_JIT:
+        return function
+    dispatcher = linking.Dispatcher(function, {"parallel": parallel, **OPTIONS})
+    dispatcher._cache = _KernelCache(function, parallel)
     return dispatcher
 
 
 def _environment_key():
     """What the machine code of all kernels depends on, as a short hash."""
-    digest = hashlib.sha256(_source(__name__))
+    digest = hashlib.sha256(_source(__name__) + _source(linking.__name__))
     versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, np.__version__)
     settings = (config.OPT, config.BOUNDSCHECK, config.LOOP_VECTORIZE, config.SLP_VECTORIZE)
     settings += (config.DEBUGINFO_DEFAULT, config.ENABLE_AVX)
@@ -121,7 +128,8 @@ def _source_key(function):
         module = wanted.pop()
         seen.add(module)
         wanted |= _imported(module) - seen
-    seen -= {__name__, threads.__name__}  # in the folder's name; and what only Python runs
+    # In the folder's name, both; and what only Python runs.
+    seen -= {__name__, linking.__name__, threads.__name__}
     hashes = [hashlib.sha256(_source(module)).hexdigest() for module in sorted(seen)]
     return hashes + [_file_hash(file) for file in sorted(files)]
 
@@ -200,15 +208,17 @@ class _KernelCache(caching._Cache):
     def cache_path(self):
         return str(cache_folders()[-1])
 
-    def _file_name(self, signature):
+    def _file_name(self, signature, is_part):
         key = repr((self._name, self._variant, signature))
-        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.kernel"
+        ending = "part" if is_part else "kernel"
+        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.{ending}"
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
+        name = self._file_name(sig, linking.is_part(target_context))
         for folder in cache_folders():
             try:
-                payload = pickle.loads((folder / self._file_name(sig)).read_bytes())
+                payload = pickle.loads((folder / name).read_bytes())
             except (OSError, EOFError, pickle.UnpicklingError):
                 continue  # not there, or cut off by a full disk: compile it again
             return compiler.CompileResult._rebuild(target_context, *payload)
@@ -221,11 +231,12 @@ class _KernelCache(caching._Cache):
                 f"kernel {self._name} refers to an address of this process; "
                 "pass arrays as arguments, not as globals"
             )
-        folder = cache_folders()[-1]
+        folder, is_part = cache_folders()[-1], isinstance(data.library, linking.Part)
         try:
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 file.write(serialize.dumps(data._reduce()))
-            os.replace(file.name, folder / self._file_name(sig))
+            os.chmod(file.name, 0o644)  # the folder may be shared
+            os.replace(file.name, folder / self._file_name(sig, is_part))
         except OSError as error:
             warnings.warn(
                 f"a compiled kernel could not be kept in {folder}: {error}",
@@ -240,5 +251,5 @@ class _KernelCache(caching._Cache):
         """Always enabled: Numba's interface asks for this method."""
 
     def flush(self):
-        for file in cache_folders()[-1].glob(f"{self._name}-*.kernel"):
+        for file in cache_folders()[-1].glob(f"{self._name}-*.*"):
             file.unlink(missing_ok=True)
