@@ -1,5 +1,5 @@
 """Pictures of a training and of what a classifier gets wrong; Matplotlib loads when first used."""
 
-from minicnn.visualization.report import confusion_matrix, curves, worst_mistakes
+from minicnn.visualization.report import confusion_matrix, curves, mistakes, worst_mistakes
 
-__all__ = ["confusion_matrix", "curves", "worst_mistakes"]
+__all__ = ["confusion_matrix", "curves", "mistakes", "worst_mistakes"]
