@@ -248,21 +248,23 @@ class Orthogonal(RandomInitializer):
 
 @table.register()
 class Dirac(RandomInitializer):
-    """Kernels (..., channels, filters) whose first filters hand on their channel: filter f that f.
+    """Convolution kernels whose first filters hand their channel on: filter f takes channel f.
 
     As many filters as there are channels are 1 at the kernel's middle and 0 elsewhere, so that a
     deep network begins as a shallow one; what is left over is uniform over +-sqrt(1 / fan_in).
-    Zagoruyko and Komodakis 2017, arXiv:1706.00388.
     """
 
     def draw(self, generator, shape):
-        if len(shape) < 2:
-            raise ValueError(f"Dirac is for kernels (..., channels, filters), not shape {shape}")
+        if len(shape) not in (2, 4):
+            raise ValueError(
+                f"Dirac is for kernels ([kh, kw,] channels, filters), not shape {shape}"
+            )
         *size, channels, filters = shape
         limit = math.sqrt(1 / max(1, fans(shape)[0]))
         kernel = generator.uniform(-limit, limit, shape)
-        place = np.arange(min(channels, filters))
-        kernel[..., : len(place)] = 0
+        handed_on = min(channels, filters)
+        kernel[..., :handed_on] = 0
+        place = np.arange(handed_on)
         kernel[(*(length // 2 for length in size), place, place)] = 1
         return kernel
 
@@ -276,24 +278,21 @@ def whitening_kernel(pictures, kernel_size=2, epsilon=5e-4):
     the network sees them; some thousand are enough. Page 2018; Jordan 2024, arXiv:2404.00498.
     """
     pictures = np.asarray(pictures)
-    if pictures.ndim != 4 or not len(pictures) or min(pictures.shape[1:3]) < kernel_size:
+    if pictures.ndim != 4 or min(pictures.shape[1:3]) < kernel_size or not len(pictures):
         raise ValueError(
             f"whitening_kernel takes pictures (n, h, w, c) of {kernel_size} pixels or more, not "
             f"shape {pictures.shape}"
         )
-    size, channels = (kernel_size, kernel_size), pictures.shape[3]
-    length, count = kernel_size**2 * channels, 0
-    covariance = np.zeros((length, length))
-    for start in range(0, len(pictures), 256):  # all patches at once are k^2 times the pictures
-        some = pictures[start : start + 256].astype(np.float64)
-        windows = np.lib.stride_tricks.sliding_window_view(some, size, axis=(1, 2))
-        patches = np.moveaxis(windows, 3, -1).reshape(-1, length)
-        covariance += patches.T @ patches
-        count += len(patches)
-    eigenvalues, vectors = np.linalg.eigh(covariance / count)
+    windows = np.lib.stride_tricks.sliding_window_view(pictures, (kernel_size,) * 2, axis=(1, 2))
+    patches = np.moveaxis(windows, 3, -1).reshape(-1, kernel_size**2 * pictures.shape[3])
+    covariance = np.zeros((patches.shape[1],) * 2)
+    for some in np.array_split(patches, max(1, len(patches) // 2**16)):
+        some = some.astype(np.float64)
+        covariance += some.T @ some / len(patches)
+    eigenvalues, vectors = np.linalg.eigh(covariance)
     filters = (vectors / np.sqrt(eigenvalues + epsilon))[:, ::-1]
-    filters = np.concatenate([filters, -filters], axis=1)
-    return filters.reshape(*size, channels, -1).astype(config.floatx)
+    shape = (kernel_size, kernel_size, pictures.shape[3], -1)
+    return np.concatenate([filters, -filters], axis=1).reshape(shape).astype(np.float32)
 
 
 def fans(shape, input_axes=None, output_axes=None):

@@ -148,7 +148,6 @@ LAYERS_ELSEWHERE = {"Layer", "InputLayer"}
 OBJECTS = {
     initializers.Constant: [dict(value=0.5)],
     initializers.Dirac: [dict(seed=1)],
-    initializers.Dirac: [dict(seed=1)],
     initializers.GlorotNormal: [dict(seed=1)],
     initializers.GlorotUniform: [{}, dict(seed=1)],
     initializers.HeNormal: [dict(seed=1)],
@@ -230,7 +229,6 @@ OBJECTS = {
     schedules.InverseTimeDecay: [dict(initial_learning_rate=0.1, decay_steps=3, decay_rate=0.5)],
     schedules.PiecewiseConstantDecay: [dict(boundaries=[2, 4], values=[0.1, 0.05, 0.01])],
     schedules.PiecewiseLinear: [dict(steps=[0, 3, 9], rates=[0.1, 1.0, 0.0])],
-    schedules.PiecewiseLinear: [dict(steps=[0, 3, 9], rates=[0.1, 0.5, 0.0])],
     schedules.PolynomialDecay: [dict(initial_learning_rate=0.1, decay_steps=5, power=2.0)],
     optimizers.Adadelta: [dict(learning_rate=1.0, rho=0.9)],
     optimizers.Adagrad: [dict(learning_rate=0.1)],
@@ -257,7 +255,6 @@ CALLBACKS = {
     callbacks.LambdaCallback: dict(on_epoch_end=print),
     callbacks.LearningRateScheduler: dict(schedule=lambda epoch, rate: rate / 2),
     callbacks.Lookahead: dict(every=1),
-    callbacks.Lookahead: dict(every=2),
     callbacks.ModelCheckpoint: dict(filepath=FOLDER + "best.keras", monitor="loss"),
     callbacks.ProgbarLogger: {},
     callbacks.ReduceLROnPlateau: dict(monitor="loss", patience=1),

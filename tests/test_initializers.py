@@ -153,39 +153,3 @@ def test_whitening_kernel_makes_patches_white():
     np.testing.assert_array_equal(kernel[..., 12:], -kernel[..., :12])
     with pytest.raises(ValueError, match="pictures"):
         initializers.whitening_kernel(pictures[0])
-
-
-@pytest.mark.parametrize("shape", [(3, 3, 4, 7), (2, 3, 6, 4), (3, 5)])
-def test_dirac_kernels_hand_channels_on(shape):
-    kernel = initializers.Dirac(seed=2)(shape, "float64")
-    *size, channels, filters = shape
-    middle = kernel[tuple(length // 2 for length in size)]
-    shared = min(channels, filters)
-    np.testing.assert_array_equal(middle[:, :shared], np.eye(channels, shared))
-    assert np.abs(kernel[..., :shared]).sum() == shared
-    rest, limit = kernel[..., shared:], 1 / math.sqrt(np.prod(shape[:-1]))
-    assert rest.size == 0 or 0.5 * limit < np.abs(rest).max() <= limit
-    with pytest.raises(ValueError, match="Dirac is for kernels"):
-        initializers.Dirac()((3,))
-
-
-@pytest.mark.parametrize("kernel_size", [1, 2, 3])
-def test_whitened_patches_have_the_unit_covariance(kernel_size):
-    rng = np.random.default_rng(kernel_size)
-    pictures = np.cumsum(rng.normal(size=(600, 6, 7, 2)), axis=2) + 1.0  # neighbours alike
-    kernel = initializers.whitening_kernel(pictures, kernel_size, epsilon=0)
-    count = 2 * kernel_size**2
-    assert kernel.shape == (kernel_size, kernel_size, 2, 2 * count) and kernel.dtype == np.float32
-    y = ops.conv2d(pictures, kernel.astype(np.float64)).reshape(-1, 2 * count)
-    np.testing.assert_allclose(y[:, :count].T @ y[:, :count] / len(y), np.eye(count), atol=1e-5)
-    np.testing.assert_array_equal(y[:, :count], -y[:, count:])
-
-
-def test_epsilon_bounds_the_filters_of_what_is_hardly_there():
-    pictures = np.random.default_rng(0).normal(size=(50, 5, 5, 3))
-    pictures[..., 2] = 0
-    kernel = initializers.whitening_kernel(pictures, 1, epsilon=0.04)[0, 0]
-    np.testing.assert_allclose(np.abs(kernel[:, 2]), [0, 0, 5], atol=1e-6)
-    assert np.abs(kernel[:, 0] @ kernel[:, 0]) < 1.2
-    with pytest.raises(ValueError, match="whitening_kernel takes pictures"):
-        initializers.whitening_kernel(pictures, 6)

@@ -14,10 +14,6 @@ CASES = [
         schedules.PiecewiseConstantDecay([5, 12], [1.0, 0.5, 0.1]),
         {0: 1.0, 5: 1.0, 6: 0.5, 12: 0.5, 13: 0.1, 999: 0.1},
     ),
-    (
-        schedules.PiecewiseLinear([2, 4, 9], [0.1, 0.5, 0.0]),
-        {0: 0.1, 2: 0.1, 3: 0.3, 4: 0.5, 5: 0.4, 9: 0.0, 99: 0.0},
-    ),
     (schedules.PolynomialDecay(0.1, 10, 0.02), {0: 0.1, 5: 0.06, 10: 0.02, 50: 0.02}),
     (
         schedules.PolynomialDecay(0.1, 10, 0.0, power=2.0, cycle=True),
@@ -71,9 +67,6 @@ def test_values_of_keras():
         (lambda: schedules.CosineDecayRestarts(0.1, 5, t_mul=0.5), "t_mul is 1 or more"),
         (lambda: schedules.PiecewiseConstantDecay([1], [1.0]), "give 2 values"),
         (lambda: schedules.PiecewiseConstantDecay([3, 1], [1, 2, 3]), "ascend"),
-        (lambda: schedules.PiecewiseLinear([1, 2], [1.0]), "2 steps and 1 rates"),
-        (lambda: schedules.PiecewiseLinear([2, 2], [1.0, 2.0]), "steps must ascend"),
-        (lambda: schedules.PiecewiseLinear([1, 2], [1.0, -2.0]), "a rate"),
         (lambda: schedules.CosineDecay.from_config({"steps": 3}), "takes no argument 'steps'"),
         (lambda: schedules.deserialize({"class_name": "CosDecay", "config": {}}), "Did you mean"),
     ],

@@ -206,4 +206,5 @@ def test_every_optimizer_and_schedule_is_compared():
         return found - {"Optimizer", "LearningRateSchedule"}
 
     assert classes(optimizers) == {name for name, _ in CASES}
-    assert classes(schedules) == {name for name, _, _ in SCHEDULES}
+    ours_alone = {"PiecewiseLinear"}  # a warm-up and a fall, in one; tests/test_schedules.py
+    assert classes(schedules) - ours_alone == {name for name, _, _ in SCHEDULES}
