@@ -178,8 +178,8 @@ def main(given=None):
     for part in PARTS:
         if not (arguments.directory / part).is_dir():
             sys.exit(
-                f"{arguments.directory / part} is missing: DIR holds train/, validation/ and test/, "
-                "each with a folder for either class (two_people.py splits the pictures itself)"
+                f"{arguments.directory / part} is missing: DIR holds train/, validation/ and "
+                "test/, each with a folder for either class (two_people.py splits by itself)"
             )
     arguments.output.mkdir(parents=True, exist_ok=True)
     set_random_seed(arguments.seed)
