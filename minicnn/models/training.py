@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -309,7 +310,7 @@ class Trainer:
         run.set_data(batches, None if validation is None else validation.batches, split)
         self.stop_training = False
         self._warned_non_finite = False
-        with run:
+        with run, closing(source), closing(validation or source):
             run.on_train_begin()
             logs = {}
             for epoch in range(initial_epoch, epochs):
@@ -385,17 +386,22 @@ class Trainer:
         Arrays were checked as a whole by `_start`; batches of a generator are checked here.
         """
         x, y, sample_weight = batch
+        if source is not None and not isinstance(source.batches, ArrayBatches):
+            with source.numbered():
+                self._check_batch(x, y, sample_weight)
         x = self.cast_inputs(x)
         targets = by_output(y, self._heads, "y")
         weights = by_output(sample_weight, self._heads, "sample_weight")
-        if source is not None and not isinstance(source.batches, ArrayBatches):
-            sample_count(x, y, sample_weight)
-            _check_sample_weight(sample_weight)
-            self._refuse_non_finite(x)
-            self._check_targets(y)
         if class_weight is not None:
             weights = [_weigh_classes(targets[0], class_weight, weights[0])]
         return x, targets, weights
+
+    def _check_batch(self, x, y, sample_weight):
+        """What `_start` asks of whole arrays."""
+        self._refuse_non_finite(self.check_inputs(x))
+        sample_count(x, y, sample_weight)
+        _check_sample_weight(sample_weight)
+        self._check_targets(y)
 
     def _validation(self, data, batch_size, steps):
         try:
@@ -444,7 +450,7 @@ class Trainer:
         source = Epochs(batches, steps, "steps")
         self._start(batches, training=False)
         run = self._callback_list(callbacks, verbose, source)
-        with run:
+        with run, closing(source):
             logs = self._evaluate(source, run)
         if return_dict:
             return logs
@@ -460,11 +466,14 @@ class Trainer:
         elif self.graph is None:
             self.check_inputs(batches.first()[0])
         run = self._callback_list(callbacks, verbose, source)
-        with run:
+        with run, closing(source):
             run.on_predict_begin()
             parts = []
             for step, (inputs, _, _) in enumerate(source.epoch()):
                 run.on_predict_batch_begin(step)
+                if not isinstance(batches, ArrayBatches):
+                    with source.numbered():
+                        self.check_inputs(inputs)
                 parts.append(self._run(inputs, Context()))
                 run.on_predict_batch_end(step, {"outputs": self._structured(parts[-1])})
             run.on_predict_end()
