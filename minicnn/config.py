@@ -5,8 +5,8 @@ threads       threads of the fast kernels; None: as many as this process may use
 convolution   "auto", "direct" (no Winograd) or "winograd" (wherever it is defined)
 floatx        type of new layers: "float32" or "float64"
 image_data_format   "channels_last"; "channels_first" is refused with the way to convert
-largest_picture     pixels of a picture file that is decoded at most: 89,478,485, Pillow's limit, are
-              256 MB of RGB; files of a few kilobytes can claim to hold gigabytes
+largest_picture     pixels that a picture file may have to be decoded; the default, Pillow's own
+              limit, is 256 MB of RGB: a file of a few kilobytes can claim to hold gigabytes
 seed          seed of everything random that was given none; None: from the operating system
 """
 
