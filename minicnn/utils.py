@@ -1,6 +1,13 @@
 """keras.utils under its name; the code lives elsewhere."""
 
-from minicnn.data import PyDataset, Sequence, normalize, to_categorical
+from minicnn.data import (
+    PyDataset,
+    Sequence,
+    image_dataset_from_directory,
+    normalize,
+    split_dataset,
+    to_categorical,
+)
 from minicnn.data.pictures import array_to_img, img_to_array, load_img, save_img
 from minicnn.models.model import clear_session
 from minicnn.randomness import set_random_seed
@@ -24,6 +31,7 @@ __all__ = [
     "deserialize_keras_object",
     "get_custom_objects",
     "get_registered_name",
+    "image_dataset_from_directory",
     "img_to_array",
     "load_img",
     "normalize",
@@ -31,5 +39,6 @@ __all__ = [
     "save_img",
     "serialize_keras_object",
     "set_random_seed",
+    "split_dataset",
     "to_categorical",
 ]

@@ -1,5 +1,6 @@
 """Batches of (x, y, sample_weight) from arrays, generators and Sequence-like objects."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -35,6 +36,7 @@ class PyDataset:
 
 
 Sequence = PyDataset
+ENDLESS = 100_000  # batches of an epoch: with 32 samples each, more than ImageNet has twice
 
 
 def as_arrays(value, what="x"):
@@ -223,6 +225,10 @@ class IteratedBatches:
             self.source.on_epoch_end()
 
 
+class BatchError(ValueError):
+    """What a data source yields is no batch."""
+
+
 def unpack(batch):
     """(x, y, sample_weight) of what a generator yields: x, (x,), (x, y) or (x, y, weight)."""
     if not isinstance(batch, tuple):
@@ -231,11 +237,16 @@ def unpack(batch):
         else:
             batch = (batch,)
     if not 1 <= len(batch) <= 3:
-        raise ValueError(
+        raise BatchError(
             f"a generator yields x, (x, y) or (x, y, sample_weight), not a tuple of {len(batch)}"
         )
+    if batch[0] is None:
+        raise BatchError("x is None; a generator yields x, (x, y) or (x, y, sample_weight)")
     names = ("x", "y", "sample_weight")
-    return tuple(map(as_arrays, (*batch, None, None)[:3], names))
+    try:
+        return tuple(map(as_arrays, (*batch, None, None)[:3], names))
+    except ValueError as error:
+        raise BatchError(str(error)) from error
 
 
 class Epochs:
@@ -244,6 +255,9 @@ class Epochs:
     def __init__(self, batches, steps=None, what="steps_per_epoch"):
         self.batches, self.what = batches, what
         self.steps = None if steps is None else positive(what, steps)
+        if self.steps is None and getattr(batches, "endless", False):
+            raise ValueError(f"the data repeats for ever: give {what}, or data.repeat(count)")
+        self.at = 0  # number of the batch that is asked for, or worked on
         self.running = None  # the iterator that an epoch of `steps` batches left unfinished
         self.started = self.exhausted = False
 
@@ -260,9 +274,17 @@ class Epochs:
     def epoch(self):
         """The batches of the next epoch."""
         done = 0
-        for batch in self.batches if self.steps is None else self._some(self.steps):
-            done += 1
-            yield batch
+        self.at = 0
+        with self.numbered():
+            for batch in self.batches if self.steps is None else self._some(self.steps):
+                yield batch
+                done += 1
+                self.at = done
+                if done == ENDLESS and self.length is None:
+                    warn(
+                        f"the generator has yielded {done:,} batches in one epoch and not ended; "
+                        f"if it loops for ever give {self.what}"
+                    )
         if not done:
             self._ended_without_batch()
         self.started = True
@@ -277,6 +299,26 @@ class Epochs:
                 "the generator has ended: it runs only once, so nothing is left for another epoch; "
                 f"give {self.what} and let it loop for ever",
             )
+
+    @contextlib.contextmanager
+    def numbered(self):
+        """Say of an error at which batch of the epoch it came."""
+        try:
+            yield
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            if type(error) not in (BatchError, TypeError, ValueError):  # the user's, or of a file
+                error.add_note(f"at batch {self.at} of the data (the first is 0)")
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"batch {self.at} (the first is 0): {error}") from error
+
+    def close(self):
+        """No further batch is needed: end the threads that make them."""
+        self.running = None
+        if hasattr(self.batches, "close"):
+            self.batches.close()
 
     def restart(self):
         """Let the next epoch begin at the first batch, where that is possible."""

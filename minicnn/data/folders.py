@@ -69,15 +69,8 @@ def index_directory(
         names = names if class_names else [name for name in names if found[name]]
     if not class_names:
         loose = [e.name for e in entries if _is_picture(e.name, suffixes) and e.is_file()]
-        hidden = [
-            entry.name
-            for entry in entries
-            if entry.name[0] == "." and entry.is_dir() and any(pictures_under(entry.path))
-        ]
         if loose:
             notes.append(f"{len(loose)} pictures lie beside the folders of classes: {loose[0]!r}")
-        if hidden:
-            notes.append(f"hidden folders hold pictures: {', '.join(hidden[:10])}")
         if {name.lower() for name in names} <= PARTS:
             notes.append(f"{', '.join(names)} are taken for classes: give the folder of one part")
     _tell(directory, *notes)

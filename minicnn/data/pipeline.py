@@ -123,7 +123,7 @@ class Dataset:
 
     @staticmethod
     def zip(*datasets, name=None):
-        """Tuples of the elements at one place, up to the end of the shortest: zip(a, b), zip((a, b))."""
+        """Tuples of the elements at one place, up to the end of the shortest; zip((a, b)), too."""
         if len(datasets) == 1 and isinstance(datasets[0], tuple | list):
             datasets = tuple(datasets[0])
         for one in datasets:
@@ -582,3 +582,62 @@ def _count(count):
 
 def _called(function):
     return getattr(function, "__name__", repr(function))
+
+
+# -- two parts ------------------------------------------------------------------------------------
+
+
+def split_dataset(
+    dataset, left_size=None, right_size=None, shuffle=False, seed=None, preferred_backend=None
+):
+    """Two Datasets: the first left_size samples (a number or a fraction), the last right_size.
+
+    As in Keras: dataset is an array, a tuple or list of arrays, or a Dataset; batches are taken
+    apart and made again. Nothing is read for it. preferred_backend is accepted for scripts.
+    """
+    size = None
+    if isinstance(dataset, Dataset):
+        if dataset.batched:
+            size = len(next(_leaves(dataset.peek())))
+            dataset = dataset.unbatch()
+        names, notes = dataset.class_names, dataset._notes
+        jobs = list(dataset._jobs(0))
+    elif isinstance(dataset, np.ndarray | tuple | list):
+        whole = tuple(dataset) if isinstance(dataset, list) else dataset
+        names, notes = None, Notes()
+        jobs = list(Dataset.from_tensor_slices(whole)._jobs(0))
+    else:
+        raise TypeError(f"split_dataset takes arrays or a Dataset, not {type(dataset).__name__}")
+    left, right = _sizes(left_size, right_size, len(jobs))
+    if shuffle:
+        order = randomness.generator(seed).permutation(len(jobs))
+        jobs = [jobs[i] for i in order]
+    parts = []
+    for some in (jobs[:left], jobs[len(jobs) - right :]):
+        part = Dataset(lambda number, some=some: iter(some), len(some), False)
+        part.class_names, part._notes = names, notes
+        parts.append(part if size is None else part.batch(size))
+    return tuple(parts)
+
+
+def _sizes(left, right, count):
+    """Numbers of samples on both sides."""
+    if left is None and right is None:
+        raise ValueError("give left_size or right_size, a number of samples or a fraction")
+    sizes = []
+    for name, value in (("left_size", left), ("right_size", right)):
+        if isinstance(value, bool) or not isinstance(value, int | float | type(None)):
+            raise TypeError(f"{name} is a number of samples or a fraction, not {value!r}")
+        if value is not None and not 0 <= value <= (1 if isinstance(value, float) else count):
+            raise ValueError(f"{name}={value!r} of {count} samples: give 0..{count}, or 0.0..1.0")
+        sizes.append(value)
+    left, right = (round(one * count) if isinstance(one, float) else one for one in sizes)
+    if all(isinstance(one, float) for one in sizes) and sum(sizes) <= 1:
+        right = min(right, count - left)  # halves of 7 round to 4 and 4
+    left = count - right if left is None else left
+    right = count - left if right is None else right
+    if left + right > count:
+        raise ValueError(f"left_size and right_size together are more than the {count} samples")
+    if not left or not right:
+        raise ValueError(f"of {count} samples {left} go left and {right} right: both need some")
+    return left, right
