@@ -21,7 +21,7 @@ import math
 
 from minicnn import layers
 from minicnn.initializers import RandomNormal
-from minicnn.models.model import Sequential
+from minicnn.models import Sequential
 
 
 def input_size(median, count):

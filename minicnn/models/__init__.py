@@ -1,6 +1,7 @@
 """Models: graphs of layers that can be trained."""
 
-from minicnn.models.model import Model, Sequential, clone_model
+from minicnn.models.model import Model, clone_model
+from minicnn.models.sequential import Sequential
 from minicnn.models.views import predict_views
 
 __all__ = [

@@ -1,7 +1,6 @@
-"""Model: a graph of layers, walked forward and then backward. Sequential: one chain of them."""
+"""Model: a graph of layers, walked forward and then backward."""
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,94 +9,9 @@ from minicnn.configurable import closest, serialize
 from minicnn.context import Context
 from minicnn.graph import Node, SymbolicTensor
 from minicnn.layers.base import Layer, reset_names, table, unique_name
-from minicnn.layers.input import Input, InputLayer
+from minicnn.layers.input import InputLayer
+from minicnn.models.plan import Graph
 from minicnn.models.training import Trainer
-
-
-@dataclass(slots=True)
-class _Step:
-    """One node as the walk needs it: slots it reads and fills, values that it is last to read."""
-
-    layer: Layer
-    inputs: list
-    outputs: list
-    many: bool
-    training: bool | None
-    output_numbers: dict = field(default_factory=dict)  # position among its outputs -> model's
-    finished: list = field(default_factory=list)
-    below: Layer | None = None  # its activation's derivative may be applied here
-
-
-class Graph:
-    """The plan of a walk: slots for values, steps in order."""
-
-    def __init__(self, inputs, outputs):
-        self.inputs, self.outputs = inputs, outputs
-        order, visited = graph.topological(outputs, inputs)
-        unused = [t.node.layer for t in inputs if not t.node.inputs and t.node not in visited]
-        self.layers = graph.layers_by_depth(order, visited, unused)
-        slots = {id(tensor): slot for slot, tensor in enumerate(inputs)}
-        self.steps, consumers = [], {}
-        for node in order:
-            if isinstance(node.layer, InputLayer):
-                if id(node.outputs[0]) not in slots:
-                    raise ValueError(
-                        f"The graph is disconnected: the outputs depend on input "
-                        f"{node.layer.name!r} {node.layer.batch_shape}, which is not among inputs="
-                    )
-                continue
-            for tensor in node.inputs:
-                if id(tensor) not in slots:
-                    raise ValueError(
-                        f"The graph is disconnected: {node.layer.name} reads {tensor.name} "
-                        f"{tensor.shape}, which does not follow from the inputs "
-                        f"{[t.name for t in inputs]}; add it to inputs="
-                    )
-            read = [slots[id(tensor)] for tensor in node.inputs]
-            made = [slots.setdefault(id(tensor), len(slots)) for tensor in node.outputs]
-            for slot in read:
-                consumers.setdefault(slot, []).append(len(self.steps))
-            self.steps.append(_Step(node.layer, read, made, node.many, node.training))
-        for tensor in outputs:
-            if id(tensor) not in slots:
-                raise ValueError(f"output {tensor.name} does not follow from the inputs")
-        self.input_slots = list(range(len(inputs)))
-        self.output_slots = [slots[id(tensor)] for tensor in outputs]
-        self.slot_count = len(slots)
-        for slot, readers in consumers.items():
-            if slot not in self.output_slots:
-                self.steps[readers[-1]].finished.append(slot)
-        for number, slot in enumerate(self.output_slots):
-            if consumers.get(slot) or self.output_slots.count(slot) > 1:
-                continue  # somebody else reads it too
-            for step in self.steps:
-                if slot in step.outputs:
-                    step.output_numbers[step.outputs.index(slot)] = number
-        for step in self.steps:
-            (slot,) = step.inputs if len(step.inputs) == 1 else (None,)
-            if step.layer.derives_below and len(consumers.get(slot, ())) == 1:
-                makers = [one.layer for one in self.steps if one.outputs == [slot]]
-                if makers and slot not in self.output_slots:
-                    step.below = makers[0]
-        self._plans = {}
-
-    def plan(self, needs_dx):
-        """Per step: which of its inputs need a gradient, None where the step needs no backward."""
-        key = (needs_dx, Layer.trainable_version)
-        if key not in self._plans:
-            self._plans.clear()
-            wanted = [False] * self.slot_count
-            for slot in self.input_slots:
-                wanted[slot] = needs_dx
-            plan = []
-            for step in self.steps:
-                above = [wanted[slot] for slot in step.inputs]
-                needed = any(above) or bool(step.layer.trainable_weights)
-                for slot in step.outputs:
-                    wanted[slot] = needed
-                plan.append(any(above) if needed else None)
-            self._plans[key] = plan
-        return self._plans[key]
 
 
 def _is_single(value):
@@ -576,122 +490,6 @@ def _shape_advice(got, expected):
     if None not in (*inner, *wanted) and math.prod(inner) == math.prod(wanted):
         return f"; the same numbers in that shape: x.reshape({(-1, *wanted)})"
     return f"; bring x to that shape, or build the model for {inner}"
-
-
-@table.register()
-class Sequential(Model):
-    """Layers one after another. As keras.Sequential: with or without Input, built on first data."""
-
-    def __init__(self, layers=None, trainable: bool = True, name: str | None = None, **base):
-        Layer.__init__(self, name=name, trainable=trainable, **base)
-        self._single = self._single_output = True
-        self._chain, self._tensors, self.graph = [], [], None
-        if layers is not None and not isinstance(layers, list | tuple):
-            self.fail(f"takes a list of layers, not {layers!r}")
-        for layer in layers or []:
-            self._append(layer)
-        self._connect()
-
-    def add(self, layer, rebuild=True):
-        """Append a layer; where it does not fit, the model stays as it was."""
-        tensors = list(self._tensors)
-        self._append(layer)
-        try:
-            self._connect()
-        except Exception:
-            self._chain.pop()
-            self._tensors = tensors
-            raise
-
-    def _append(self, layer):
-        if isinstance(layer, SymbolicTensor) and isinstance(layer.node.layer, InputLayer):
-            layer = layer.node.layer
-        if not isinstance(layer, Layer):
-            self.fail(f"takes layers, not {layer!r}")
-        if isinstance(layer, InputLayer):
-            if self._chain or self._tensors:
-                self.fail(f"takes an Input only as its first element, not after {self._chain}")
-            self._tensors = [layer.output]
-            return
-        if any(layer.name == other.name for other in self._chain):
-            self.fail(f"already has a layer named {layer.name!r}; give this one another name=")
-        self._chain.append(layer)
-
-    def _connect(self):
-        """Extend the graph to the layers that are not yet in it, once the input shape is known."""
-        if not self._tensors and self._chain:
-            first = self._chain[0]
-            if first.batch_input_shape is not None:
-                self._tensors = [Input(batch_shape=first.batch_input_shape, dtype=first.dtype)]
-            elif isinstance(first, Model) and first.graph is not None and first._single:
-                inner = first.inputs[0]
-                self._tensors = [Input(batch_shape=inner.shape, dtype=inner.dtype)]
-        if not self._tensors or not self._chain:
-            return
-        while len(self._tensors) <= len(self._chain):
-            layer = self._chain[len(self._tensors) - 1]
-            output = layer(self._tensors[-1])
-            if isinstance(output, list | dict):
-                self.fail(f"takes layers with one output; {layer.name!r} has {len(output)}")
-            self._tensors.append(output)
-        self._set_graph(self._tensors[:1], self._tensors[-1:])
-
-    def pop(self, rebuild=True):
-        """Remove the last layer and return it."""
-        if not self._chain:
-            self.fail("has no layers to remove")
-        layer = self._chain.pop()
-        if len(self._tensors) > len(self._chain) + 1:
-            node = self._tensors.pop().node
-            layer.nodes.remove(node)
-        self.graph = None
-        self.built = False
-        self._connect()
-        return layer
-
-    def build(self, input_shape=None):
-        """Make the weights for inputs of this shape (batch first)."""
-        if self.graph is not None:
-            return
-        if not self._chain:
-            self.fail("has no layers: add some first")
-        if self._tensors:
-            self._connect()
-            return
-        if input_shape is None:
-            self.fail("needs an input shape: build((None, height, width, channels))")
-        unbuilt = [p for layer in self._chain for p in layer.parts() if not p.built]
-        self._tensors = [Input(batch_shape=(None, *tuple(input_shape)[1:]), dtype=self.dtype)]
-        try:
-            self._connect()
-        except Exception:
-            for layer in unbuilt:  # the next call may bring the right shape
-                layer.unbuild()
-            self._tensors = []
-            raise
-
-    def unbuild(self):
-        super().unbuild()
-        self.graph, self._tensors = None, []
-
-    @property
-    def layers(self):
-        """The layers, without the Input."""
-        return list(self._chain)
-
-    def get_config(self):
-        first = [self._tensors[0].node.layer] if self._tensors else []
-        return {
-            "name": self.name,
-            "trainable": self.trainable,
-            "layers": [serialize(layer) for layer in [*first, *self._chain]],
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """The model that `get_config` described, with fresh weights."""
-        layers = [table.build(entry) for entry in config["layers"]]
-        return cls(layers, name=config["name"], trainable=config.get("trainable", True))
 
 
 def clone_model(model):

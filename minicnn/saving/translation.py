@@ -17,7 +17,7 @@ from minicnn.graph import topological
 from minicnn.layers.base import Layer
 from minicnn.layers.input import InputLayer
 from minicnn.layers.pictures import PictureLayer
-from minicnn.models.model import Model, Sequential
+from minicnn.models import Model, Sequential
 from minicnn.saving import registry
 from minicnn.saving.names import check_name
 

@@ -1,0 +1,93 @@
+"""The plan of a walk through a graph of layers: slots for values, steps in order."""
+
+from dataclasses import dataclass, field
+
+from minicnn import graph
+from minicnn.layers.base import Layer
+from minicnn.layers.input import InputLayer
+
+
+@dataclass(slots=True)
+class _Step:
+    """One node as the walk needs it: slots it reads and fills, values that it is last to read."""
+
+    layer: Layer
+    inputs: list
+    outputs: list
+    many: bool
+    training: bool | None
+    output_numbers: dict = field(default_factory=dict)  # position among its outputs -> model's
+    finished: list = field(default_factory=list)
+    below: Layer | None = None  # its activation's derivative may be applied here
+
+
+class Graph:
+    """The plan of a walk: slots for values, steps in order."""
+
+    def __init__(self, inputs, outputs):
+        self.inputs, self.outputs = inputs, outputs
+        order, visited = graph.topological(outputs, inputs)
+        unused = [t.node.layer for t in inputs if not t.node.inputs and t.node not in visited]
+        self.layers = graph.layers_by_depth(order, visited, unused)
+        slots = {id(tensor): slot for slot, tensor in enumerate(inputs)}
+        self.steps, consumers = [], {}
+        for node in order:
+            if isinstance(node.layer, InputLayer):
+                if id(node.outputs[0]) not in slots:
+                    raise ValueError(
+                        f"The graph is disconnected: the outputs depend on input "
+                        f"{node.layer.name!r} {node.layer.batch_shape}, which is not among inputs="
+                    )
+                continue
+            for tensor in node.inputs:
+                if id(tensor) not in slots:
+                    raise ValueError(
+                        f"The graph is disconnected: {node.layer.name} reads {tensor.name} "
+                        f"{tensor.shape}, which does not follow from the inputs "
+                        f"{[t.name for t in inputs]}; add it to inputs="
+                    )
+            read = [slots[id(tensor)] for tensor in node.inputs]
+            made = [slots.setdefault(id(tensor), len(slots)) for tensor in node.outputs]
+            for slot in read:
+                consumers.setdefault(slot, []).append(len(self.steps))
+            self.steps.append(_Step(node.layer, read, made, node.many, node.training))
+        for tensor in outputs:
+            if id(tensor) not in slots:
+                raise ValueError(f"output {tensor.name} does not follow from the inputs")
+        self.input_slots = list(range(len(inputs)))
+        self.output_slots = [slots[id(tensor)] for tensor in outputs]
+        self.slot_count = len(slots)
+        for slot, readers in consumers.items():
+            if slot not in self.output_slots:
+                self.steps[readers[-1]].finished.append(slot)
+        for number, slot in enumerate(self.output_slots):
+            if consumers.get(slot) or self.output_slots.count(slot) > 1:
+                continue  # somebody else reads it too
+            for step in self.steps:
+                if slot in step.outputs:
+                    step.output_numbers[step.outputs.index(slot)] = number
+        for step in self.steps:
+            (slot,) = step.inputs if len(step.inputs) == 1 else (None,)
+            if step.layer.derives_below and len(consumers.get(slot, ())) == 1:
+                makers = [one.layer for one in self.steps if one.outputs == [slot]]
+                if makers and slot not in self.output_slots:
+                    step.below = makers[0]
+        self._plans = {}
+
+    def plan(self, needs_dx):
+        """Per step: which of its inputs need a gradient, None where the step needs no backward."""
+        key = (needs_dx, Layer.trainable_version)
+        if key not in self._plans:
+            self._plans.clear()
+            wanted = [False] * self.slot_count
+            for slot in self.input_slots:
+                wanted[slot] = needs_dx
+            plan = []
+            for step in self.steps:
+                above = [wanted[slot] for slot in step.inputs]
+                needed = any(above) or bool(step.layer.trainable_weights)
+                for slot in step.outputs:
+                    wanted[slot] = needed
+                plan.append(any(above) if needed else None)
+            self._plans[key] = plan
+        return self._plans[key]
