@@ -3,6 +3,8 @@
 ops           "fast" (Numba) or "reference" (NumPy, to be read)
 threads       threads of the fast kernels; None: as many as this process may use
 convolution   "auto", "direct" (no Winograd) or "winograd" (wherever it is defined)
+compile_processes   processes that compile the kernels of a first training step, this one included;
+              None: as many as it may use cores; 1: no others ($MINICNN_COMPILE_PROCESSES likewise)
 floatx        type of new layers: "float32" or "float64"
 image_data_format   "channels_last"; "channels_first" is refused with the way to convert
 largest_picture     pixels that a picture file may have to be decoded; the default, Pillow's own
@@ -11,6 +13,7 @@ seed          seed of everything random that was given none; None: from the oper
 """
 
 import contextlib
+import os
 import sys
 import types
 
@@ -23,13 +26,14 @@ _ALLOWED = {
 
 ops = "fast"
 threads = None
+compile_processes = int(os.environ.get("MINICNN_COMPILE_PROCESSES") or 0) or None
 convolution = "auto"
 floatx = "float32"
 image_data_format = "channels_last"
 largest_picture = 89_478_485
 seed = None
 
-_NAMES = frozenset({*_ALLOWED, "largest_picture", "threads", "seed"})
+_NAMES = frozenset({*_ALLOWED, "compile_processes", "largest_picture", "threads", "seed"})
 _listeners = {}
 
 
@@ -51,8 +55,9 @@ class _Config(types.ModuleType):
             if value == "channels_first":
                 hint = "; images are NHWC here: use x.transpose(0, 2, 3, 1)"
             raise ValueError(f"config.{name} is one of {_ALLOWED[name]}, not {value!r}{hint}")
-        if name == "threads" and value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"config.threads is None or a positive integer, not {value!r}")
+        counted = name in ("threads", "compile_processes")
+        if counted and value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"config.{name} is None or a positive integer, not {value!r}")
         if name == "largest_picture" and (type(value) is not int or value < 1):
             raise ValueError(f"config.largest_picture is a positive integer, not {value!r}")
         if name == "seed" and value is not None and (type(value) is not int or value < 0):

@@ -23,6 +23,7 @@ from minicnn.data.batches import (
     sample_count,
 )
 from minicnn.errors import warn
+from minicnn.models import compiling
 from minicnn.models.heads import by_output, check_loss_weights, finite, make_heads
 
 # Infinity and NaN travel on to the loss, and then one warning says where they began.
@@ -319,7 +320,9 @@ class Trainer:
                 step = None
                 for step, batch in enumerate(source.epoch()):
                     run.on_train_batch_begin(step)
-                    self.train_step(*self._ready(batch, source, class_weight))
+                    batch = self._ready(batch, source, class_weight)
+                    with compiling.together(self, *batch):
+                        self.train_step(*batch)
                     logs = self.get_metrics_result()
                     run.on_train_batch_end(step, logs)
                     if self.stop_training:
@@ -506,7 +509,9 @@ class Trainer:
         if seed is not None:
             self._seed = seed  # one run: dropout goes on, the step number moves it
         weights = _class_weights(class_weight, self._heads, batches)
-        self.train_step(*self._ready((batches.x, batches.y, batches.sample_weight), None, weights))
+        batch = self._ready((batches.x, batches.y, batches.sample_weight), None, weights)
+        with compiling.together(self, *batch):
+            self.train_step(*batch)
         return self._batch_result(return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):

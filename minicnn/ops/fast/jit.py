@@ -9,6 +9,7 @@ same time cannot mix up their results. Numba's global settings stay as they are.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.resources
@@ -60,12 +61,32 @@ def parallel_kernel(function):
 
     @functools.wraps(function)
     def launch(*arguments):
+        if _listed is not None:
+            _listed[compiled, tuple(map(compiled.typeof_pyval, arguments))] = None
+            return None
         if threads.serial_only:
             return serial()(*arguments)
         return threads.launch(compiled, arguments)
 
     launch.dispatcher = compiled
     return launch
+
+
+_listed = None  # {(dispatcher, types): None} while launches are only listed
+
+
+@contextlib.contextmanager
+def listing():
+    """`with listing() as kernels:` parallel kernels are not run but listed: (dispatcher, types).
+
+    Their results are then whatever was in memory. For processes that compile for another one.
+    """
+    global _listed
+    _listed = {}
+    try:
+        yield _listed
+    finally:
+        _listed = None
 
 
 def _compiled(function, parallel):
@@ -76,7 +97,7 @@ def _compiled(function, parallel):
     return dispatcher
 
 
-def _environment_key():
+def environment_key():
     """What the machine code of all kernels depends on, as a short hash."""
     digest = hashlib.sha256(_source(__name__) + _source(linking.__name__))
     versions = (sys.version_info[:2], numba.__version__, llvmlite.__version__, np.__version__)
@@ -170,7 +191,7 @@ def cache_folders():
 
     Two when the wanted folder cannot be written: what lies there is used all the same.
     """
-    wanted = _wanted_folder() / _environment_key()
+    wanted = _wanted_folder() / environment_key()
     if _is_writable(wanted):
         return (wanted,)
     temporary = Path(tempfile.mkdtemp(prefix="minicnn-"))
@@ -182,6 +203,8 @@ def cache_folders():
     )
     return wanted, temporary
 
+
+crew = None  # processes that compile, too: an object with `start`, `claim` and `await_file`
 
 _announced = threading.Event()
 
@@ -215,14 +238,25 @@ class _KernelCache(caching._Cache):
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
-        name = self._file_name(sig, linking.is_part(target_context))
+        is_part = linking.is_part(target_context)
+        name = self._file_name(sig, is_part)
+        found = self._load(name, target_context)
+        if found is None:
+            _announce_compilation()
+            if crew is not None and not is_part:
+                crew.start()
+                if not crew.claim(name):
+                    crew.await_file(cache_folders()[-1] / name)
+                    found = self._load(name, target_context)
+        return found
+
+    def _load(self, name, target_context):
         for folder in cache_folders():
             try:
                 payload = pickle.loads((folder / name).read_bytes())
             except (OSError, EOFError, pickle.UnpicklingError):
                 continue  # not there, or cut off by a full disk: compile it again
             return compiler.CompileResult._rebuild(target_context, *payload)
-        _announce_compilation()
         return None
 
     def save_overload(self, sig, data):
@@ -249,6 +283,10 @@ class _KernelCache(caching._Cache):
 
     def disable(self):
         """Always enabled: Numba's interface asks for this method."""
+
+    def file_name(self, signature):
+        """Name of the file of a kernel that Python calls."""
+        return self._file_name(signature, False)
 
     def flush(self):
         for file in cache_folders()[-1].glob(f"{self._name}-*.*"):
