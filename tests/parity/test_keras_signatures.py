@@ -26,6 +26,7 @@ ROOMS = [
     "models",
     "optimizers",
     "optimizers.schedules",
+    "preprocessing",
     "preprocessing.image",
     "regularizers",
     "saving",
@@ -75,6 +76,10 @@ DIFFERENCES = {
     ("Optimizer.build", "variables"): "takes Parameters",
     ("Optimizer.build", "parameters"): "takes Parameters",
     ("Optimizer.finalize_variable_values", "var_list"): "None: all that it trains",
+    **{
+        (f"{room}.image_dataset_from_directory", "on_error"): "damaged files may be left out"
+        for room in ("preprocessing", "utils")
+    },
     **{
         (f"datasets.{name}.load_data", "path"): "a folder with the files, instead of the cache"
         for name in ("cifar10", "cifar100", "mnist", "fashion_mnist")
