@@ -1,16 +1,17 @@
-"""python -m benchmarks.folder: training from a folder of JPEGs, and how long it waits for them.
+"""python -m benchmarks.folder: how long training waits for pictures from a folder of JPEGs.
 
-A folder of pictures of 218 x 178 in two classes is made (or given: --folder), and an epoch of the
-face-attribute network is timed beside its parts: the same steps on batches in memory (compute), and
-a pass over the data without training (decode). Before that the pictures must arrive as Pillow
-decodes them, in their order, and train to the same weights to the bit as arrays do; --verify stops
-there. Files are in the page cache: what is measured is decoding, not a disk.
+The network of examples/face_attribute.py is trained on pictures of 218 x 178 from files, by
+image_dataset_from_directory and by ImageDataGenerator.flow_from_directory, and on one batch in
+memory for as many steps. Before anything is timed, the batches and the weights that they lead to
+must be those of the same pictures in memory, to the bit. --verify stops there.
+
+waited   seconds that the training loop stood still for a batch; the aim is 2 % of an epoch
+limit    1.1 (CPU seconds of the steps + CPU seconds of decoding) / cores, for an epoch
 """
 
 import argparse
 import contextlib
-import hashlib
-import itertools
+import io
 import os
 import statistics
 import sys
@@ -19,246 +20,225 @@ import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-SIZE = (218, 178)  # height and width of CelebA's aligned pictures
-CLASSES = ("no", "yes")
-GRAIN = 6.0  # standard deviation of noise on enlarged pictures: files become some 8 kB
-KEPT = 8  # batches in memory for the compute figure: far more than the caches hold
-LARGEST_WAIT = 0.02  # of an epoch, what is asked for
-SLACK = 1.1  # epoch / ((compute + decode) / cores), what is asked for
+import minicnn
+from benchmarks import report
+from minicnn import layers
+from minicnn.data import ahead
+from minicnn.data.pictures import read_picture
+from minicnn.datasets import cifar10
+from minicnn.preprocessing.image import ImageDataGenerator
+from minicnn.utils import image_dataset_from_directory
+
+SIZE = (218, 178)
+AIM = 0.02  # of an epoch
+SLACK = 1.1
+AUGMENTATION = dict(horizontal_flip=True, rotation_range=10, zoom_range=0.1)
 
 
-def make_folder(folder, count, seed=0):
-    """`count` JPEGs in two class folders: pictures of the CIFAR-10 sample, enlarged, with grain."""
-    from PIL import Image
-
-    from minicnn.datasets import cifar10
-
-    (x, _), _ = cifar10.load_sample()
-    generator = np.random.default_rng(seed)
-    height, width = SIZE
-    for name in CLASSES:
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        small = Image.fromarray(x[number % len(x)])
-        pixels = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-        pixels = pixels + generator.normal(0, GRAIN, pixels.shape).astype(np.float32)
-        picture = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
-        picture.save(folder / CLASSES[number % 2] / f"{number:06}.jpg", quality=85)
+def make_folder(folder, count):
+    """So many JPEGs in two folders: the sample's cats and dogs enlarged, with the noise of a
+    camera, without which they would be smaller and quicker to decode than photographs."""
+    (x, y), _ = cifar10.load_sample()
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        rows = np.flatnonzero(y[:, 0] == cifar10.CLASS_NAMES.index(name))
+        for number in range(count // 2):
+            small = Image.fromarray(x[rows[number % len(rows)]])
+            large = np.asarray(small.resize(SIZE[::-1], Image.Resampling.BICUBIC), np.float32)
+            large = np.clip(large + random.normal(0, 6, large.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(large).save(folder / name / f"{number:05}.jpg", quality=85)
 
 
 def network():
-    """Convolutions of 16, 32, 64, 128 filters, each with pooling: 218 x 178 ends as 14 x 12."""
-    import minicnn
-    from minicnn import layers
-
+    """Blocks of 16, 32, 64 and 128 filters; maps end at 14 x 12."""
     minicnn.set_random_seed(0)
-    model = minicnn.Sequential([minicnn.Input((*SIZE, 3)), layers.Rescaling(1 / 255)])
+    model = minicnn.Sequential([layers.Input((*SIZE, 3)), layers.Rescaling(1 / 255)])
     for filters in (16, 32, 64, 128):
         model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
-        model.add(layers.MaxPooling2D(2, padding="same"))
+        model.add(layers.MaxPooling2D(padding="same"))
     model.add(layers.GlobalAveragePooling2D())
     model.add(layers.Dense(64, activation="relu"))
     model.add(layers.BatchNormalization())
     model.add(layers.Dense(1, activation="sigmoid"))
-    model.compile("adam", "binary_crossentropy")
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     return model
 
 
-def pictures(folder, batch_size, shuffle):
-    """The data set as a user writes it."""
-    from minicnn.utils import image_dataset_from_directory
-
-    return image_dataset_from_directory(
-        folder,
-        label_mode="binary",
-        image_size=SIZE,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=1,
-        verbose=False,
-    )
+def dataset(folder, batch_size, shuffle=True):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return image_dataset_from_directory(
+            folder,
+            label_mode="binary",
+            image_size=SIZE,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=1,
+        )
 
 
-# -- verification ----------------------------------------------------------------------------------
+def flow(folder, batch_size, shuffle=True, **augmentation):
+    generator = ImageDataGenerator(**augmentation)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return generator.flow_from_directory(
+            folder,
+            target_size=SIZE,
+            class_mode="binary",
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=1,
+            interpolation="bilinear",
+        )
 
 
-def fail(message):
-    sys.exit(f"verify: {message}: nothing is timed")
+def verify(folder, batch_size):
+    """Every file once, with its class; the weights of an epoch are those of arrays in memory."""
+    from_folder = dataset(folder, batch_size, shuffle=False)
+    paths = from_folder.file_paths
+    x = np.stack([read_picture(path) for path in paths]).astype(np.float32)
+    y = np.array([[Path(path).parent.name == "dog"] for path in paths], np.float32)
+    sources = {
+        "image_dataset_from_directory": from_folder,
+        "flow_from_directory": flow(folder, batch_size, shuffle=False),
+    }
+    expected = _weights_after(x, y, batch_size=batch_size, shuffle=False)
+    for name, source in sources.items():
+        once = [source[i] for i in range(len(source))] if hasattr(source, "n") else list(source)
+        np.testing.assert_array_equal(np.concatenate([a for a, _ in once]), x, name)
+        labels = np.concatenate([b.reshape(-1, 1) for _, b in once])
+        np.testing.assert_array_equal(labels, y, name)
+        for ours, wanted in zip(_weights_after(source, shuffle=False), expected, strict=True):
+            np.testing.assert_array_equal(ours, wanted, name)
+    seen = np.concatenate([b for _, b in dataset(folder, batch_size)])
+    if len(seen) != len(y) or seen.sum() != y.sum() or (seen == y).all():
+        raise AssertionError("the shuffled pass is not every file once in another order")
 
 
-def decoded(path):
-    """A file's pixels without minicnn."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        whole = picture.convert("RGB")
-    if whole.size != SIZE[::-1]:
-        whole = whole.resize(SIZE[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(whole)
+def _weights_after(*data, **arguments):
+    model = network()
+    model.fit(*data, verbose=0, **arguments)
+    return model.get_weights()
 
 
-def digest(picture):
-    return hashlib.sha256(np.ascontiguousarray(picture, np.float32)).digest()
+class Waiting:
+    """Seconds that a thread waits for what others make ahead."""
 
+    def __enter__(self):
+        self.seconds, self.next = 0.0, ahead.MadeAhead.__next__
+        real = self.next
 
-def arrivals(data):
-    """[(digest of the pixels, label)] of a pass."""
-    return [(digest(one), float(y[0])) for x, ys in data for one, y in zip(x, ys, strict=True)]
-
-
-def verify(folder, batch_size, trained=96):
-    """The right pixels with the right labels in the right order, and the same training."""
-    names = sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
-    plain = pictures(folder, batch_size, shuffle=False)
-    paths = list(plain.file_paths)
-    files = [(digest(decoded(p)), float(names.index(Path(p).parent.name))) for p in paths]
-    if arrivals(plain) != files:
-        fail("pictures or labels are not those of the files, in the order of file_paths")
-    mixed = pictures(folder, batch_size, shuffle=True)
-    first, second = arrivals(mixed), arrivals(mixed)
-    if sorted(first) != sorted(files) or sorted(second) != sorted(files):
-        fail("a shuffled pass does not hold every picture once, with its label")
-    if first in (files, second):
-        fail("passes are not shuffled, or all in one order")
-    if arrivals(pictures(folder, batch_size, shuffle=True)) != first:
-        fail("the same seed gives another order")
-    steps = min(len(plain), -(-trained // batch_size))
-    batches = [(x.copy(), y.copy()) for x, y in itertools.islice(plain, steps)]
-    x, y = (np.concatenate(one) for one in zip(*batches, strict=True))
-    weights = []
-    for source, arguments in (
-        (plain.take(steps), {}),
-        (x, {"y": y, "batch_size": batch_size, "shuffle": False}),
-    ):
-        model = network()
-        model.fit(source, epochs=2, verbose=0, **arguments)
-        weights.append(model.get_weights())
-    if not all(np.array_equal(a, b) for a, b in zip(*weights, strict=True)):
-        fail("training from files does not give the weights of training from arrays")
-    print(
-        f"verify: {len(paths)} pictures as Pillow decodes them, with their labels, in order and in "
-        f"3 shuffled passes; {2 * steps} training steps equal to the bit those from arrays"
-    )
-
-
-# -- measurement -----------------------------------------------------------------------------------
-
-
-class Kept:
-    """Batches in memory, over and over, as many as an epoch has."""
-
-    def __init__(self, batches, length):
-        self.batches, self.length = batches, length
-
-    def __len__(self):
-        return self.length
-
-    def __iter__(self):
-        return itertools.islice(itertools.cycle(self.batches), self.length)
-
-
-class Timed:
-    """Batches of another data set; the seconds that whoever asks for them has waited."""
-
-    def __init__(self, data):
-        self.data, self.waits = data, []
-
-    def __len__(self):
-        return len(self.data)
-
-    def __iter__(self):
-        self.waits = []
-        batches = iter(self.data)
-        while True:
+        def timed(made):
             start = time.perf_counter()
-            batch = next(batches, None)
-            self.waits.append(time.perf_counter() - start)
-            if batch is None:
-                return
+            try:
+                return real(made)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        ahead.MadeAhead.__next__ = timed
+        return self
+
+    def __exit__(self, *error):
+        ahead.MadeAhead.__next__ = self.next
+
+
+def decode_seconds(make):
+    """CPU seconds of one pass over the data with nothing else going on."""
+    source = make()
+    start = time.process_time()
+    batches = (source[i] for i in range(len(source))) if hasattr(source, "n") else source
+    for _ in batches:
+        pass
+    return time.process_time() - start
+
+
+def compute_seconds(model, batch, steps):
+    """(wall, CPU) seconds of so many training steps on one batch in memory."""
+
+    def again():
+        while True:
             yield batch
 
+    source = again()
+    model.fit(source, steps_per_epoch=3, verbose=0)
+    wall, cpu = time.perf_counter(), time.process_time()
+    model.fit(source, steps_per_epoch=steps, verbose=0)
+    return time.perf_counter() - wall, time.process_time() - cpu
 
-def timed(function):
-    """(seconds, processor seconds of all threads)."""
-    start, used = time.perf_counter(), time.process_time()
-    function()
-    return time.perf_counter() - start, time.process_time() - used
 
+def epoch_seconds(model, source, rounds):
+    """Medians over epochs of (wall, waited) seconds; the first epoch does not count."""
 
-def consume(data):
-    for _ in data:
-        pass
+    class Clock(minicnn.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.start, waiting.seconds = time.perf_counter(), 0.0
+
+        def on_epoch_end(self, epoch, logs=None):
+            found.append((time.perf_counter() - self.start, waiting.seconds))
+
+    found = []
+    with Waiting() as waiting:
+        model.fit(source, epochs=rounds + 1, verbose=0, callbacks=[Clock()])
+    return tuple(statistics.median(column) for column in zip(*found[1:], strict=True))
 
 
 def measure(folder, batch_size, rounds):
-    """Seconds of each part, in turns; medians."""
-    model, data = network(), pictures(folder, batch_size, shuffle=True)
-    kept = [(x.copy(), y.copy()) for x, y in itertools.islice(data, min(KEPT, len(data)))]
-    model.fit(Kept(kept, 3), verbose=0)  # compiles what a step needs
-    watched = Timed(data)
-    found = {"compute": [], "decode": [], "epoch": [], "wait": [], "first": [], "longest": []}
-    for _ in range(rounds):
-        found["compute"].append(timed(lambda: model.fit(Kept(kept, len(data)), verbose=0)))
-        found["decode"].append(timed(lambda: consume(data)))
-        found["epoch"].append(timed(lambda: model.fit(watched, verbose=0)))
-        found["wait"].append(sum(watched.waits))
-        found["first"].append(watched.waits[0])
-        found["longest"].append(max(watched.waits[1:]))
-    return {name: np.median(values, axis=0).tolist() for name, values in found.items()}
-
-
-def report(found, data, cores):
-    count, steps = len(data.file_paths), len(data)
-    size = statistics.mean(os.path.getsize(path) for path in data.file_paths)
-    compute, decode, epoch = found["compute"], found["decode"], found["epoch"]
-    bound = SLACK * (compute[1] + decode[1]) / cores
-    share = found["wait"] / epoch[0]
-    print(f"{count} JPEGs of {size / 1e3:.1f} kB in {steps} batches, {cores} processors")
-    print(f"compute   {compute[0]:8.2f} s, {compute[1]:8.2f} processor seconds (batches in memory)")
-    print(
-        f"decode    {decode[0]:8.2f} s, {decode[1]:8.2f} processor seconds (no training), "
-        f"{1e3 * decode[1] / count:.2f} ms a picture"
-    )
-    print(f"epoch     {epoch[0]:8.2f} s, {epoch[1]:8.2f} processor seconds (from the folder)")
-    print(
-        f"waiting   {found['wait']:8.3f} s for data, {100 * share:.2f} % of the epoch (asked: "
-        f"below {100 * LARGEST_WAIT:g} %); {found['first']:.3f} s of it for the first batch, "
-        f"{found['longest']:.3f} s the longest after that"
-    )
-    print(
-        f"bound     {bound:8.2f} s = {SLACK} (compute + decode) / {cores}; the epoch takes "
-        f"{epoch[0] / bound:.3f} of it (asked: at most 1)"
+    cores = minicnn.config.threads or len(os.sched_getaffinity(0))
+    makers = {
+        "image_dataset_from_directory": lambda: dataset(folder, batch_size),
+        "flow_from_directory": lambda: flow(folder, batch_size),
+        "flow_from_directory, augmented": lambda: flow(folder, batch_size, **AUGMENTATION),
+    }
+    decoding = {name: decode_seconds(make) for name, make in makers.items()}
+    model = network()
+    batch = dataset(folder, batch_size).peek()
+    steps = len(dataset(folder, batch_size))
+    rows, failed = [], False
+    for name, make in makers.items():
+        compute, compute_cpu = compute_seconds(model, batch, steps)
+        wall, waited = epoch_seconds(model, make(), rounds)
+        limit = SLACK * (compute_cpu + decoding[name]) / cores
+        failed |= waited > AIM * wall or wall > limit
+        rows.append(
+            (
+                name,
+                f"{compute:.2f}",
+                f"{compute_cpu:.2f}",
+                f"{decoding[name]:.2f}",
+                f"{wall:.2f}",
+                f"{limit:.2f}",
+                f"{waited:.3f}",
+                f"{100 * waited / wall:.1f} %",
+            )
+        )
+    columns = ("source", "steps alone", "their CPU", "decoding, CPU", "epoch", "limit")
+    report.table(
+        f"An epoch of {steps} batches of {batch_size}, seconds on {cores} cores",
+        (*columns, "waited", "share"),
+        rows,
+        (f"aims: share below {100 * AIM:g} %, epoch below limit: {'MISSED' if failed else 'met'}",),
     )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="of pictures, instead of one that is made")
-    parser.add_argument("--pictures", type=int, default=3200, help="to make (3200)")
+    parser.add_argument("--verify", action="store_true", help="compare, do not time")
+    parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="of the kernels")
-    parser.add_argument("--verify", action="store_true", help="check the pictures, time nothing")
+    parser.add_argument("--rounds", type=int, default=3, help="epochs that are timed")
     options = parser.parse_args()
-    if options.pictures < 4 or options.rounds < 1 or options.batch_size < 1:
-        parser.error("there are at least 4 pictures, 1 round, and 1 picture a batch")
-
-    from minicnn import config
-
-    config.threads = options.threads
-    with contextlib.ExitStack() as stack:
-        folder = options.folder
-        if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "pictures"
-            make_folder(folder, options.pictures)
-        verify(folder, options.batch_size)
+    with tempfile.TemporaryDirectory() as few, tempfile.TemporaryDirectory() as many:
+        make_folder(Path(few), 3 * options.batch_size + 10)
+        verify(few, options.batch_size)
         if options.verify:
+            print("verified")
             return
-        found = measure(folder, options.batch_size, options.rounds)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        report(found, pictures(folder, options.batch_size, shuffle=True), cores)
+        make_folder(Path(many), options.pictures)
+        sizes = [file.stat().st_size for file in Path(many).rglob("*.jpg")]
+        print(f"verified; {len(sizes)} files of {statistics.mean(sizes) / 1024:.1f} KB on average")
+        measure(many, options.batch_size, options.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
