@@ -9,6 +9,7 @@ from minicnn.data import (
     to_categorical,
 )
 from minicnn.data.pictures import array_to_img, img_to_array, load_img, save_img
+from minicnn.datasets.files import get_file
 from minicnn.models.model import clear_session
 from minicnn.randomness import set_random_seed
 from minicnn.saving import (
@@ -30,6 +31,7 @@ __all__ = [
     "custom_object_scope",
     "deserialize_keras_object",
     "get_custom_objects",
+    "get_file",
     "get_registered_name",
     "image_dataset_from_directory",
     "img_to_array",

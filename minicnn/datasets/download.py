@@ -29,11 +29,12 @@ class RemoteFile:
     """A file as published: name, size in bytes, SHA-256, and where it is (first mirror first).
 
     `repacked` is the SHA-256 of the same content compressed anew, accepted where it lies on disk.
-    `advice` ends the message of a download that failed.
+    `advice` ends the message of a download that failed. size None: what the server says; sha256
+    may be an MD5 (32 digits), or "" for a file that nobody has described.
     """
 
     name: str
-    size: int
+    size: int | None
     sha256: str
     urls: tuple[str, ...]
     repacked: str = ""
@@ -41,13 +42,29 @@ class RemoteFile:
 
     def matches(self, path):
         """Whether `path` holds this file."""
+        if not self.sha256:
+            return True
         with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, self.algorithm).hexdigest()
         return digest in {self.sha256, self.repacked}
+
+    @property
+    def algorithm(self):
+        """Of the checksum."""
+        return "md5" if len(self.sha256) == 32 else "sha256"
+
+    @property
+    def told_size(self):
+        """Its size in words."""
+        return "of unknown size" if self.size is None else f"{self.size:,} bytes"
 
 
 class _MirrorFailed(Exception):
     """This mirror is to be given up."""
+
+
+class _NothingLeft(Exception):
+    """The part is as long as the file, or longer."""
 
 
 class _Interrupted(Exception):
@@ -64,9 +81,10 @@ def home(path: str | os.PathLike | None = None) -> Path:
     return path
 
 
-def fetch(file: RemoteFile, folder: Path) -> Path:
+def fetch(file: RemoteFile, folder: Path, place: Path | None = None) -> Path:
     """`folder / file.name` with the right content, downloaded if need be.
 
+    place: the folder that the user is advised to put the file into, if it is another.
     Errors: DownloadError, which says what each mirror answered and what to do.
     """
     final = folder / file.name
@@ -74,13 +92,13 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     if final.exists():
         if file.matches(final):
             return final
-        reasons.append(f"{final} is damaged (its SHA-256 is another)")
+        reasons.append(f"{final} is damaged (its {_kind(file)} is another)")
     lock = folder / f".{file.name}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
     except OSError as error:
-        raise _unwritable(file, folder, error) from error
+        raise _unwritable(file, place or folder, error) from error
     for url in file.urls:
         try:
             return _fetch_from(url, file, folder, lock)
@@ -88,8 +106,8 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
             reason = " ".join(str(error).split())  # servers may answer anything
             reasons.append(f"{_host(url)}: {reason[:200]}")
     raise DownloadError(
-        f"cannot download {file.name} ({'; '.join(reasons)}). Put it ({file.size:,} bytes, from "
-        f"{file.urls[0]}) into {folder}, or set MINICNN_HOME to the folder that holds it"
+        f"cannot download {file.name} ({'; '.join(reasons)}). Put it ({file.told_size}, from "
+        f"{file.urls[0]}) into {place or folder}, or set MINICNN_HOME to the folder that holds it"
         + (f"; {file.advice}" if file.advice else "")
     )
 
@@ -105,22 +123,25 @@ def _fetch_from(url, file, folder, lock):
         seconds = CONNECT_SECONDS / len(file.urls)
         try:
             complete = contextlib.nullcontext()  # killed just before the renaming
-            response = _open(url, offset, seconds) if offset < file.size else complete
+            unfinished = file.size is None or offset < file.size
+            response = _open(url, offset, seconds) if unfinished else complete
             with response, _locked(lock):
                 if final.exists() and file.matches(final):
                     return final  # another process was quicker
                 if _size(part) != offset:
                     continue  # another process went on with it: ask for the rest of that
-                if offset < file.size:
-                    begin = _check_answer(response, file, offset)
-                    _copy(response, file, part, begin, url)
+                if unfinished:
+                    begin, size = _check_answer(response, file, offset)
+                    _copy(response, file, part, begin, size, url)
                 if file.matches(part):
                     _move_into_place(part, final)
                     return final
                 part.unlink()
                 if offset == 0:
-                    raise _MirrorFailed("sends other bytes (the SHA-256 is another)")
+                    raise _MirrorFailed(f"sends other bytes (the {_kind(file)} is another)")
                 # What was there before may have been at fault: once more from the beginning.
+        except _NothingLeft:
+            part.unlink(missing_ok=True)  # of another version of the file: from the beginning
         except _Interrupted as error:
             # A bad line that still gets ahead may break off as often as it likes.
             failures = 1 if _size(part) - offset > 1 << 20 else failures + 1
@@ -182,6 +203,8 @@ def _open(url, offset, seconds):
         raise _MirrorFailed(f"no answer within {seconds:.1f} s")
     result = answer[0]
     if isinstance(result, urllib.error.HTTPError):
+        if result.code == 416 and offset:
+            raise _NothingLeft
         kind = _Interrupted if result.code in (429, 500, 502, 503, 504) else _MirrorFailed
         raise kind(f"answers {result.code} {result.reason}")
     if isinstance(result, urllib.error.URLError):
@@ -194,26 +217,36 @@ def _open(url, offset, seconds):
 
 
 def _check_answer(response, file, offset):
-    """Where the body begins, `offset` or 0; _MirrorFailed for a body that cannot be the file."""
+    """(where the body begins, `offset` or 0, the size of the file or None).
+
+    _MirrorFailed for a body that cannot be the file.
+    """
     headers = response.headers
-    if headers.get_content_type() == "text/html":
+    page = headers.get_content_type() == "text/html"
+    if page and not file.name.lower().endswith((".htm", ".html")):
         raise _MirrorFailed("sends a web page instead of the file")
     if headers.get("Content-Encoding", "identity") != "identity":
         raise _MirrorFailed(f"sends the file as {headers['Content-Encoding']}")
-    begin = 0
+    begin, size = 0, file.size
+    length = headers.get("Content-Length")
     if response.status == 206:
-        begin = offset
-        if headers.get("Content-Range") != f"bytes {offset}-{file.size - 1}/{file.size}":
+        begin, span = offset, headers.get("Content-Range") or ""
+        if size is None and span.rpartition("/")[2].isdecimal():
+            size = int(span.rpartition("/")[2])
+        if size is None or span != f"bytes {offset}-{size - 1}/{size}":
             raise _MirrorFailed(f"sends {headers.get('Content-Range')} of another file")
     elif response.status != 200:
         raise _MirrorFailed(f"answers {response.status}")
-    length = headers.get("Content-Length")
-    if length is not None and length != str(file.size - begin):
-        raise _MirrorFailed(f"sends {length} bytes, not {file.size - begin}")
-    return begin
+    if size is None and length is not None and length.isdecimal():
+        size = int(length)
+    if size is not None and length is not None and length != str(size - begin):
+        raise _MirrorFailed(f"sends {length} bytes, not {size - begin}")
+    if size is None and not (file.sha256 or response.chunked):
+        raise _MirrorFailed("does not say how long the file is, and there is no checksum for it")
+    return begin, size
 
 
-def _copy(response, file, part, begin, url):
+def _copy(response, file, part, begin, size, url):
     """Write the body into `part` from `begin` to the end; _Interrupted when it breaks off."""
     from http.client import HTTPException
 
@@ -223,15 +256,17 @@ def _copy(response, file, part, begin, url):
         stream.seek(begin)
         received = window = begin
         window_start = time.monotonic()
-        while received < file.size:
+        while size is None or received < size:
             try:
-                block = response.read1(min(BLOCK, file.size - received))
+                block = response.read1(BLOCK if size is None else min(BLOCK, size - received))
             except (OSError, HTTPException) as error:
                 raise _Interrupted(
                     f"{str(error) or type(error).__name__} after {received:,} bytes"
                 ) from error
+            if not block and size is None:
+                break  # a chunked body that is cut off raises IncompleteRead
             if not block:
-                raise _Interrupted(f"ends after {received:,} of {file.size:,} bytes")
+                raise _Interrupted(f"ends after {received:,} of {size:,} bytes")
             _write(stream, block)
             received += len(block)
             report(received)
@@ -271,7 +306,7 @@ def _locked(path):
         waiting = False
         while not _try_lock(handle):
             if not waiting:
-                _say(f"waiting for another process to download {path.name[1 : -len('.lock')]}")
+                say(f"waiting for another process to download {path.name[1 : -len('.lock')]}")
                 waiting = True
             time.sleep(0.05)
         yield
@@ -299,9 +334,10 @@ def _try_lock(handle):
 def _progress(file, url):
     """A function to be told the bytes so far: a bar on a terminal, else a line before and after."""
     if sys.stderr is None or not sys.stderr.isatty():
-        _say(f"downloading {file.name} ({file.size / 1e6:.1f} MB) from {_host(url)}")
+        size = "" if file.size is None else f" ({file.size / 1e6:.1f} MB)"
+        say(f"downloading {file.name}{size} from {_host(url)}")
         yield lambda received: None
-        _say(f"downloaded {file.name}")
+        say(f"downloaded {file.name}")
         return
     from rich import progress
     from rich.console import Console
@@ -318,7 +354,11 @@ def _progress(file, url):
         yield lambda received: bar.update(task, completed=received)
 
 
-def _say(text):
+def _kind(file):
+    return "MD5" if file.algorithm == "md5" else "SHA-256"
+
+
+def say(text):
     if sys.stderr is not None:
         print(text, file=sys.stderr, flush=True)
 
@@ -338,6 +378,6 @@ def _host(url):
 
 def _unwritable(file, folder, error):
     return DownloadError(
-        f"cannot write {file.name} ({file.size:,} bytes) to {folder} ({error.strerror or error}): "
+        f"cannot write {file.name} ({file.told_size}) to {folder} ({error.strerror or error}): "
         "set MINICNN_HOME to a folder that can be written and has room for it"
     )

@@ -98,6 +98,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.content[:1000])
 
+    def do_chunked(self, cut=None):
+        """In pieces, without saying how long the whole is, as a server that packs on the fly."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        body = self.server.content[:cut]
+        for begin in range(0, len(body), 50_000):
+            piece = body[begin : begin + 50_000]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n" if cut is None else b"")
+
+    def do_chunked_cut(self):
+        self.do_chunked(100_000)
+
     def do_stall(self):
         self.send(self.server.content[:1000], length=len(self.server.content))
         self.server.stopping.wait(5)
