@@ -130,11 +130,12 @@ def report(model, history, parts, names, output):
     that it has never seen: how far the last are behind is what it has learnt by heart.
     """
     lines = []
-    for part, (pixels, labels, paths) in parts.items():
+    for part in ("train", "validation", "test"):
+        pixels, labels, paths = parts[part]
         predictions = model.predict(pixels, verbose=0)
         figures = classification_report(labels, predictions, names)
         lines.append(f"{part:<12}{figures.headline}")
-    # the loop ends with the test part
+    # What follows is about the last of them, the test photographs.
     fitting = check_overfitting(history)
     lines += ["", str(figures), "", fitting.measured, fitting.advice]
     text = "\n".join(lines).rstrip()
@@ -159,7 +160,7 @@ def train(arguments):
     model = build_model(arguments.size, len(names))
     model.compile(Adam(0.002), "sparse_categorical_crossentropy", metrics=["accuracy"])
     batch_size = max(4, min(32, len(x) // 8))
-    # Before an hour is spent: labels, scale, copies, can it learn at all? It trains copies.
+    # Labels, scale, copies, can it learn at all? Copies of the model are trained for this.
     check_training(model, x, y, held_out, batch_size=batch_size, steps=arguments.check_steps)
     # Rare classes count as much as frequent ones.
     weights = {c: len(y) / (len(names) * count) for c, count in enumerate(np.bincount(y))}
