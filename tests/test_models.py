@@ -738,6 +738,14 @@ def test_sizes_that_only_the_data_know():
     assert Add()([Conv2D(2, 1)(x), known]).shape == (None, 5, 5, 2)
 
 
+def test_a_layer_built_by_hand_keeps_its_weights():
+    layer = Conv2D(1, 2, use_bias=False)
+    layer.build((None, None, None, 1))
+    layer.set_weights([np.ones((2, 2, 1, 1))])
+    np.testing.assert_array_equal(layer(np.ones((1, 3, 3, 1))), np.full((1, 2, 2, 1), 4))
+    assert len(layer.weights) == 1
+
+
 def test_get_and_set_weights():
     model, other = residual_net(), residual_net()
     x = numbers(3, 6, 6, 3)

@@ -292,7 +292,8 @@ class Layer(Configurable):
         """Check the input's rank, build once, and apply the `weights` argument."""
         self.check_input_shape(input_shape)
         if not self.built:
-            self.build(input_shape)
+            if not self.own_parameters:  # else build was called by hand, and weights may be set
+                self.build(input_shape)
             self.built = True
             if self.weights_argument is not None:
                 self.set_weights(self.weights_argument)
