@@ -1,7 +1,9 @@
 """compile, fit, evaluate, predict: what a training step is, and the loops around it."""
 
+import contextlib
 import itertools
 import math
+import threading
 from contextlib import closing
 from dataclasses import replace
 
@@ -38,6 +40,7 @@ class Trainer:
     stop_training = False
     history = None
     _heads = _loss_mean = None
+    _training_thread = None
 
     # -- compile ----------------------------------------------------------------------------------
 
@@ -341,8 +344,25 @@ class Trainer:
         ops.arena.trim()
         return self.history
 
+    @contextlib.contextmanager
+    def _training_in_one_thread(self):
+        """Two threads that train one model would mix their steps; other threads may predict."""
+        before = self._training_thread
+        self._refuse_another_thread()
+        self._training_thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._training_thread = before
+
+    def _refuse_another_thread(self):
+        if self._training_thread not in (None, threading.get_ident()):
+            self.fail("is being trained in another thread: wait, or train clone_model(model)")
+
     def _start(self, batches, training):
         """Build on the first data, check all of it, let the optimiser pack the weights."""
+        if training:
+            self._refuse_another_thread()
         if isinstance(batches, ArrayBatches):
             self._refuse_non_finite(self.check_inputs(batches.x))
             self._prepare()
@@ -510,7 +530,7 @@ class Trainer:
             self._seed = seed  # one run: dropout goes on, the step number moves it
         weights = _class_weights(class_weight, self._heads, batches)
         batch = self._ready((batches.x, batches.y, batches.sample_weight), None, weights)
-        with compiling.together(self, *batch):
+        with self._training_in_one_thread(), compiling.together(self, *batch):
             self.train_step(*batch)
         return self._batch_result(return_dict)
 
