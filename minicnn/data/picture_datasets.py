@@ -205,6 +205,11 @@ def _targets(numbers, label_mode, classes):
         return numbers.astype(np.int32)
     if label_mode == "binary":
         return numbers.astype(np.float32)[:, None]
+    if numbers.max() >= classes:
+        raise ValueError(
+            f"label_mode='categorical' takes the class numbers 0..{classes - 1} of {classes} "
+            f"classes, not {numbers.max()}"
+        )
     return np.eye(classes, dtype=np.float32)[numbers]
 
 
@@ -239,10 +244,12 @@ def _check_split(fraction, subset, shuffle, seed):
 def _tell_missing(numbers, rows, names):
     """Warn of classes that are in one part only."""
     there = {part: set(numbers[some].tolist()) for part, some in rows.items()}
+    notes = []
     for part, other in (("training", "validation"), ("validation", "training")):
         only = [names[number] for number in sorted(there[part] - there[other])]
         if only:
-            warn(
-                f"classes {', '.join(only[:10])} are in the {part} part only: too few pictures, or "
-                "files in the order of classes (shuffle=True)"
-            )
+            notes.append(f"classes {', '.join(only[:10])} are in the {part} part only")
+    if notes:
+        warn(
+            f"{', '.join(notes)}: too few pictures, or files in the order of classes (shuffle=True)"
+        )
