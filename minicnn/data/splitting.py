@@ -1,10 +1,9 @@
 """Which pictures train, validate and test: classes in proportion, copies in one part."""
 
-import hashlib
-
 import numpy as np
 
 from minicnn.checks.arrays import COMPARED, CORRELATED, thumbnails
+from minicnn.data.folders import content_key
 
 
 def groups_of_alike(paths, pixels=None):
@@ -19,9 +18,7 @@ def groups_of_alike(paths, pixels=None):
 
     seen = {}
     for i, path in enumerate(paths):
-        with open(path, "rb") as file:
-            key = hashlib.file_digest(file, "sha256").digest()
-        group[find(i)] = find(seen.setdefault(key, i))
+        group[find(i)] = find(seen.setdefault(content_key(path), i))
     small = None if pixels is None or len(pixels) > COMPARED else thumbnails(pixels)
     if small is not None:
         for at in range(0, len(small), 256):
