@@ -16,6 +16,7 @@ counts, with a warning, as there is for a file of another kind than its name say
 """
 
 import contextlib
+import functools
 import io
 import os
 import threading
@@ -30,6 +31,9 @@ from minicnn.errors import PictureError, warn
 CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 _MODES = {"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}
+# Whatever a file is called, no other decoder gets it: Pillow hands PostScript to Ghostscript, and
+# takes some text for TGA.
+_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_picture(
@@ -94,7 +98,7 @@ def _decode(path, color_mode, note):
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # Pillow's own limit, a warning and then an error
     try:
-        opened = Image.open(path)
+        opened = Image.open(path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(path, f"is too large ({error}); {_RAISE_LIMIT}") from error
     except Image.UnidentifiedImageError as error:
@@ -112,11 +116,21 @@ def _decode(path, color_mode, note):
         try:
             _look(opened, path, note)
             opened.load()
-            return _with_mode(ImageOps.exif_transpose(opened), _MODES[color_mode], path)
+            ImageOps.exif_transpose(opened, in_place=True)
+            return _with_mode(opened, _MODES[color_mode], path)
         except (PictureError, MemoryError, UserWarning):
             raise
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
             raise PictureError(path, f"is damaged: {error}") from error
+
+
+@functools.cache
+def _formats():
+    """Those of the formats that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 _RAISE_LIMIT = "set minicnn.config.largest_picture if it is meant to be"
@@ -159,6 +173,7 @@ _BEGINNINGS = (
     (b"<?xml", "an XML file"),
     (b"<svg", "an SVG drawing, which has no pixels"),
     (b"%pdf", "a PDF file"),
+    (b"%!ps", "a PostScript file"),
     (b"pk\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip file"),
     (b"version https://git-lfs", "the pointer of a file in Git LFS"),
@@ -211,7 +226,7 @@ def _with_mode(picture, mode, path):
         picture = Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
     elif picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")
-    return picture.convert(mode) if picture.mode != mode else picture.copy()
+    return picture.convert(mode) if picture.mode != mode else picture
 
 
 def _resized(picture, size, interpolation, crop):
