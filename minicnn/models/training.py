@@ -314,7 +314,8 @@ class Trainer:
         run.set_data(batches, None if validation is None else validation.batches, split)
         self.stop_training = False
         self._warned_non_finite = False
-        with run, closing(source), closing(validation or source):
+        one_thread = self._training_in_one_thread()
+        with one_thread, run, closing(source), closing(validation or source):
             run.on_train_begin()
             logs = {}
             for epoch in range(initial_epoch, epochs):
