@@ -86,8 +86,8 @@ def draw_numbers(path, tables):
     print(f"-> {path}")
 
 
-def draw_pictures(path, pictures, columns, signed=False, size=2.2):
-    """Pictures (h, w) or (h, w, 3) in rows; signed: 0 is white, below is red, above is blue."""
+def draw_pictures(path, pictures, columns, size=2.2):
+    """{title: picture (h, w) or (h, w, 3)} in rows; grey ones from their darkest to brightest."""
     rows = -(-len(pictures) // columns)
     height, width = next(iter(pictures.values())).shape[:2]
     figure = Figure(
@@ -97,13 +97,7 @@ def draw_pictures(path, pictures, columns, signed=False, size=2.2):
     for axis in axes:
         axis.set_axis_off()
     for axis, (title, picture) in zip(axes, pictures.items(), strict=False):
-        if picture.ndim == 3:
-            axis.imshow(picture)
-        elif signed:
-            most = abs(picture).max() or 1
-            axis.imshow(picture, cmap="RdBu", vmin=-most, vmax=most)
-        else:
-            axis.imshow(picture, cmap="gray")
+        axis.imshow(picture, cmap="gray")  # colours as they are
         axis.set_title(title, size=9)
     figure.savefig(path, dpi=120)
     print(f"-> {path}")
