@@ -115,7 +115,7 @@ class _Crew:
                     self._ends_at(number)
                     return
                 except BaseException as error:  # of the user's generator
-                    self._put(number, (False, _noted(error, me)))
+                    self._put(number, (False, _noted(_wrapped(error), me)))
                     self._ends_at(number + 1)
                     return
                 with self.change:
@@ -123,12 +123,8 @@ class _Crew:
                     self.fetched += 1
             try:
                 result = (True, self.make(job))
-            except StopIteration as error:  # it would pass for the end of the data
-                late = RuntimeError("the data source let a StopIteration out of `next`")
-                late.__cause__ = error
-                result = (False, _noted(late, me))
             except BaseException as error:  # for the thread that waits for it
-                result = (False, _noted(error, me))
+                result = (False, _noted(_wrapped(error), me))
             me.doing = None
             self._put(number, result)
             del job, result  # an idle thread keeps no batch alive
@@ -193,6 +189,15 @@ class _Crew:
         with self.change:
             left = [self.pending[number] for number in sorted(self.pending)]
         return left + list(reversed(self.back))
+
+
+def _wrapped(error):
+    """What would end more than the data has another meaning where it arrives."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"the data source raised {type(error).__name__}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _noted(error, thread):

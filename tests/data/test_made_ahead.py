@@ -7,6 +7,7 @@ import pytest
 
 import minicnn
 from minicnn import layers
+from minicnn.data.ahead import doing
 from minicnn.data.batches import Epochs, make_batches
 from minicnn.utils import PyDataset
 
@@ -80,6 +81,39 @@ def test_an_error_comes_in_its_turn_and_ends_the_threads():
     with pytest.raises(OSError, match="batch 4 cannot be read"):
         next(batches)
     assert threading.active_count() == before
+
+
+def test_a_worker_that_hangs_is_named():
+    release = threading.Event()
+
+    class Stuck(Counted):
+        timeout = 0.2
+
+        def __getitem__(self, index):
+            if index == 2:
+                doing("/drive/2.jpg")
+                release.wait(20)
+            return super().__getitem__(index)
+
+    batches = iter(make_batches(Stuck(workers=2)))
+    assert [float(next(batches)[0][0, 0]) for _ in range(2)] == [0, 1]
+    with pytest.raises(
+        TimeoutError, match=r"batch 2 .*thread batches_\d is busy with '/drive/2.jpg"
+    ):
+        next(batches)
+    release.set()
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, StopIteration])
+def test_a_worker_ends_neither_the_process_nor_the_epoch(kind):
+    class Ends(Counted):
+        def __getitem__(self, index):
+            raise kind
+
+    with pytest.raises(RuntimeError, match=f"the data source raised {kind.__name__}") as caught:
+        next(iter(make_batches(Ends(workers=2))))
+    assert isinstance(caught.value.__cause__, kind)
+    assert "worker thread batches_" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("name", ["workers", "max_queue_size"])
