@@ -49,6 +49,9 @@ def built(cls, arguments, shape):
     return layer, x
 
 
+MIXING = ("CutMix", "MixUp")  # in training they make one sample of two
+
+
 @each_case
 @pytest.mark.parametrize("ops", ["fast", "reference"])
 def test_nan_in_x_reaches_y(cls, arguments, shape, ops):
@@ -63,7 +66,8 @@ def test_nan_in_x_reaches_y(cls, arguments, shape, ops):
             if not (training and cls.__name__ in SELECTING):
                 assert np.isnan(y[1]).any()
             statistics = training and cls.__name__ == "BatchNormalization"
-            assert np.isnan(y[[0, 2]]).any() == statistics  # it stays in its sample
+            if not (training and cls.__name__ in MIXING):
+                assert np.isnan(y[[0, 2]]).any() == statistics  # it stays in its sample
         array[...] = before
 
 
