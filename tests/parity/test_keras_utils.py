@@ -1,9 +1,12 @@
 """Small public functions against Keras, and the names that layers and models get by themselves."""
 
+import warnings
+
 import cases
 import keras
 import numpy as np
 import pytest
+from keras.src.utils import dataset_utils
 from oracle import close, numbers
 
 import minicnn
@@ -24,6 +27,26 @@ def test_normalize(axis, order):
     x = numbers(3, 4)
     x[1] = 0
     close(minicnn.utils.normalize(x, axis, order), keras.utils.normalize(x, axis, order))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_files_of_a_split(tmp_path, shuffle, part):
+    """The same files in the same order for the same seed: a split stays when a script moves."""
+    for name in ("b/2.png", "b/deep/1.JPG", "a/10.gif", "a/9.bmp", "c d/x.jpeg", "a/n.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    suffixes = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+    paths, labels, names = dataset_utils.index_directory(
+        str(tmp_path), "inferred", suffixes, shuffle=shuffle, seed=7, verbose=False
+    )
+    paths, _ = dataset_utils.get_training_or_validation_split(paths, labels, 0.4, part)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class in one part only
+        ours = minicnn.utils.image_dataset_from_directory(
+            tmp_path, shuffle=shuffle, seed=7, validation_split=0.4, subset=part, verbose=False
+        )
+    assert ours.file_paths == paths and ours.class_names == names
 
 
 @pytest.mark.usefixtures("same_names")
