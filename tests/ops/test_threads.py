@@ -168,6 +168,32 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert done.stderr.count("compiled kernels cannot be kept") == 1
 
 
+def test_a_home_that_cannot_be_written(tmp_path):
+    home = tmp_path / "home"
+    home.write_text("a file where the folder should be")
+    empty = dict.fromkeys(("MINICNN_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"), "")
+    if sys.platform == "win32":
+        empty["LOCALAPPDATA"] = str(home)
+    done = run("double(x, y)\nassert (y == 2 * x).all()", tmp_path, HOME=str(home), **empty)
+    assert done.stderr.count("compiled kernels cannot be kept") == 1
+
+
+def test_one_processor_of_many(tmp_path):
+    """A process that is tied to one processor uses one thread."""
+    program = """
+        import os
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        from minicnn.ops.fast import threads
+        assert threads.count() == 1 or not hasattr(os, "sched_setaffinity")
+        """
+    file = tmp_path / "tied.py"
+    file.write_text(textwrap.dedent(program))
+    variables = {k: v for k, v in os.environ.items() if k != "NUMBA_NUM_THREADS"}
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    assert subprocess.run([sys.executable, str(file)], env=variables).returncode == 0
+
+
 def test_processes_that_compile_at_the_same_time(tmp_path):
     file = tmp_path / "program.py"
     file.write_text(
@@ -181,8 +207,8 @@ def test_processes_that_compile_at_the_same_time(tmp_path):
         "NUMBA_NUM_THREADS": "1",
     }
     variables.pop("NUMBA_CACHE_DIR", None)
-    running = [subprocess.Popen([sys.executable, str(file)], env=variables) for _ in range(4)]
-    assert [process.wait(120) for process in running] == [0] * 4
+    running = [subprocess.Popen([sys.executable, str(file)], env=variables) for _ in range(8)]
+    assert [process.wait(240) for process in running] == [0] * 8
 
 
 def test_importing_the_package_does_not_import_numba(tmp_path):
