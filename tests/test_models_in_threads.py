@@ -172,7 +172,7 @@ def test_memory_stays_flat(run):
         model = train(1)
         works = {
             "epochs": lambda count: model.fit(x, y, batch_size=8, epochs=count, verbose=0),
-            "models": lambda count: [train(1) for _ in range(count)],
+            "models": lambda count: [train(1) and None for _ in range(count)],
             "predictions": lambda count: [model.predict(x, verbose=0) for _ in range(count)],
         }
         for name, work in works.items():
