@@ -26,6 +26,7 @@ class Worker(threading.Thread):
     """A thread that can say what it is doing."""
 
     doing = None
+    computes_alone = True  # kernels run serially on it (ops/fast/threads.py)
 
 
 def doing(what):

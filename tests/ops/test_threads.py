@@ -6,9 +6,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from minicnn import config
+from minicnn import config, ops
+from minicnn.data.ahead import MadeAhead
 from minicnn.ops.fast import threads
 
 ROOT = Path(__file__).parents[2]
@@ -215,3 +217,15 @@ def test_importing_the_package_does_not_import_numba(tmp_path):
     program = "import sys, minicnn.ops; sys.exit('numba' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
+
+
+def test_kernels_run_serially_on_threads_that_make_data(monkeypatch):
+    launched = []
+    monkeypatch.setattr(threads, "launch", lambda compiled, arguments: launched.append(compiled))
+    x = np.arange(3000, dtype=np.float32)
+    made = MadeAhead(lambda scale: ops.scale_shift(x, scale, 1.0, np.float32), [2.0, 3.0])
+    for scale, result in zip((2.0, 3.0), made, strict=True):
+        np.testing.assert_array_equal(result, x * np.float32(scale) + 1)
+    assert not launched
+    ops.scale_shift(x, 2.0, 1.0, np.float32)
+    assert launched

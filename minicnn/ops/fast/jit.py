@@ -51,7 +51,8 @@ def parallel_kernel(function):
     """Compile `function`, whose outermost loop is a `prange`; callable from Python only.
 
     The call holds the process-wide lock and uses as many threads as `minicnn.config` says. In a
-    forked child in which threads cannot be started the same code runs serially.
+    forked child in which threads cannot be started, and on threads that make data while another
+    one trains, the same code runs serially and without the lock.
     """
     compiled = _compiled(function, parallel=True)
 
@@ -64,7 +65,7 @@ def parallel_kernel(function):
         if _listed is not None:
             _listed[compiled, tuple(map(compiled.typeof_pyval, arguments))] = None
             return None
-        if threads.serial_only:
+        if threads.serial_only or threads.makes_data():
             return serial()(*arguments)
         return threads.launch(compiled, arguments)
 

@@ -39,6 +39,12 @@ def launch(compiled, arguments):
             numba.set_num_threads(before)
 
 
+def makes_data():
+    """Whether this thread works ahead of training (data/ahead.py): it computes alone, so that it
+    neither waits for the lock that the training thread takes kernel after kernel, nor holds it."""
+    return getattr(threading.current_thread(), "computes_alone", False)
+
+
 def count():
     """Threads a kernel uses: `config.threads`, else as many as this process may keep busy."""
     limit = numba.config.NUMBA_NUM_THREADS  # fixed when Numba starts: affinity or the variable
