@@ -3,6 +3,7 @@
 ops           "fast" (Numba) or "reference" (NumPy, to be read)
 threads       threads of the fast kernels; None: as many as this process may use
 convolution   "auto", "direct" (no Winograd) or "winograd" (wherever it is defined)
+amx           "auto" (the processor's tile unit, where there is one) or "off"
 floatx        type of new layers: "float32" or "float64"
 image_data_format   "channels_last"; "channels_first" is refused with the way to convert
 seed          seed of everything random that was given none; None: from the operating system
@@ -15,6 +16,7 @@ import types
 _ALLOWED = {
     "ops": ("fast", "reference"),
     "convolution": ("auto", "direct", "winograd"),
+    "amx": ("auto", "off"),
     "floatx": ("float32", "float64"),
     "image_data_format": ("channels_last",),
 }
@@ -22,6 +24,7 @@ _ALLOWED = {
 ops = "fast"
 threads = None
 convolution = "auto"
+amx = "auto"
 floatx = "float32"
 image_data_format = "channels_last"
 seed = None

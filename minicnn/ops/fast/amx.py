@@ -1,0 +1,337 @@
+"""Products of matrices on Intel's tile unit (AMX), in float32 accuracy from bfloat16 parts.
+
+    x = x1 + x2 + x3      x1 = bf16(x), x2 = bf16(x - x1), x3 = x - x1 - x2: exact, 3 x 8 bits
+    x y = x3 y1 + x2 y1 + x2 y2 + x1 y2 + x1 y1 + x1 y3      what is left out is below 2^-26 |x y|
+
+part     x1, x2 or x3 of a float32, a bfloat16 (the upper half of a float32)
+step     32 values of k: the depth of a tile
+line     64 bytes, the 32 values of one part of a step: word i holds value i and value 16 + i
+tile     16 lines; of a: 16 rows, of b: 16 pairs of k for 16 columns
+PANEL    columns of b that are multiplied at once: two tiles
+BLOCK    rows of a that are multiplied at once: two tiles
+
+Design. A tile product of 16 x 16 x 32 takes 16 cycles, 16 times as many operations as the two FMA
+units do, so that six products for the six terms above are still 3 times as fast. The products are
+exact and the sums in float32, in an order that depends on nothing but k. Small terms come first;
+a step reloads two of its twelve tiles. Values are split without moving one across lanes: the
+upper halves of two vectors are merged into words, which only permutes k, on both sides alike.
+Rows that straddle cache lines would load 4 times as slowly, so everything is made of lines.
+The unit is reset before the kernel ends: a thread pays for it on a switch only while it computes.
+
+A NaN stays one, an infinity becomes NaN, a value below 2^-110 loses its last bits.
+"""
+
+import ctypes
+import functools
+import platform
+import sys
+
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from minicnn import config
+from minicnn.ops.fast import simd
+from minicnn.ops.fast.jit import kernel, parallel_kernel
+
+STEP = 32  # values of k in a line
+LINE = 64  # bytes
+PARTS = 3
+BLOCK = PANEL = 32
+TILE_BYTES = 1024
+
+_SYSCALL_ARCH_PRCTL = 158
+_REQUEST_PERMISSION = 0x1023  # ARCH_REQ_XCOMP_PERM
+_TILE_DATA = 18  # number of the state component
+
+
+def is_available():
+    """Whether kernels may use the tile unit: processor, system and `config.amx` agree."""
+    return config.amx == "auto" and _is_permitted()
+
+
+@functools.cache
+def _is_permitted():
+    """Numba compiles for such a processor, and Linux lets this process (and its threads) use it."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    wanted = {"+amx-tile", "+amx-bf16", "+avx512f"}
+    if not wanted <= set(features.split(",")):
+        return False
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return False
+    request = ctypes.CDLL(None, use_errno=True).syscall
+    return request(_SYSCALL_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
+
+
+# -- Instructions ----------------------------------------------------------------------------------
+
+_BYTE, _WORD = ir.IntType(8), ir.IntType(32)
+_BYTES = _BYTE.as_pointer()
+_WORDS = ir.VectorType(_WORD, 16)
+_FLOATS = ir.VectorType(ir.FloatType(), 16)
+
+
+def _instruction(builder, name, arguments):
+    function_type = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
+    function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.x86.{name}")
+    builder.call(function, arguments)
+
+
+def _integer_intrinsic(write):
+    """Make a kernel function of `write(builder, *values)`, all of them addresses or integers."""
+    names = write.__code__.co_varnames[1 : write.__code__.co_argcount]
+
+    def typed(*_):
+        def generate(context, builder, signature, arguments):
+            write(builder, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * len(names)), generate
+
+    space = {"typed": typed}
+    parameters = "".join(f", {name}" for name in names)
+    exec(f"def {write.__name__}(typing{parameters}): return typed()", space)
+    return intrinsic(space[write.__name__])
+
+
+@_integer_intrinsic
+def begin(builder):
+    """Set the unit of this thread up: eight tiles of 16 lines."""
+    layout = bytearray(64)
+    layout[0] = 1  # the palette: how the next bytes are read
+    for tile in range(8):
+        layout[16 + 2 * tile] = LINE
+        layout[48 + tile] = 16
+    value = ir.Constant(ir.ArrayType(_BYTE, 64), layout)
+    place = cgutils.alloca_once_value(builder, value)
+    _instruction(builder, "ldtilecfg", [builder.bitcast(place, _BYTES)])
+
+
+@_integer_intrinsic
+def end(builder):
+    """Give the unit back."""
+    _instruction(builder, "tilerelease", [])
+
+
+def _block_intrinsic(tile_columns):
+    """c (32 rows, 16 columns per tile column) = start + a @ b, or c += a @ b if start is 0.
+
+    All arguments are addresses and bytes. Line (row i, step s, part p) of a lies at
+    a + steps[s] + i * a_row + p * a_part; the tiles of b in the order step, part, column.
+    """
+
+    def product(builder, a, a_row, a_part, steps, count, b, c, c_row, start):
+        def integer(value):
+            return ir.Constant(simd.INTEGER, value)
+
+        def tile(number):
+            return ir.Constant(_BYTE, number)
+
+        def load(number, address, stride):
+            pointer = builder.inttoptr(address, _BYTES)
+            _instruction(builder, "tileloadd64", [tile(number), pointer, stride])
+
+        rows, columns = range(2), range(tile_columns)
+        half = builder.mul(a_row, integer(16))
+
+        def sums():
+            for i in rows:
+                for j in columns:
+                    address = builder.add(c, builder.mul(c_row, integer(16 * i)))
+                    yield 2 * i + j, builder.add(address, integer(LINE * j))
+
+        with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (adding, starting):
+            with adding:
+                for number, address in sums():
+                    load(number, address, c_row)
+            with starting:
+                for i in rows:
+                    for j in columns:
+                        load(2 * i + j, builder.add(start, integer(LINE * j)), integer(0))
+        with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
+            entry = builder.gep(
+                builder.inttoptr(steps, simd.INTEGER.as_pointer()), [loop.index]
+            )
+            a_at = builder.add(a, builder.load(entry))
+            step_bytes = integer(PARTS * tile_columns * TILE_BYTES)
+            b_at = builder.add(b, builder.mul(loop.index, step_bytes))
+
+            def load_a(part):
+                for i in rows:
+                    at = builder.add(a_at, builder.mul(a_part, integer(part)))
+                    load(4 + i, builder.add(at, half) if i else at, a_row)
+
+            def load_b(part):
+                for j in columns:
+                    at = integer((part * tile_columns + j) * TILE_BYTES)
+                    load(6 + j, builder.add(b_at, at), integer(LINE))
+
+            a_part_now = b_part_now = None
+            for a_new, b_new in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
+                if a_new != a_part_now:
+                    load_a(a_new)
+                if b_new != b_part_now:
+                    load_b(b_new)
+                a_part_now, b_part_now = a_new, b_new
+                for i in rows:
+                    for j in columns:
+                        _instruction(
+                            builder, "tdpbf16ps", [tile(2 * i + j), tile(4 + i), tile(6 + j)]
+                        )
+        for number, address in sums():
+            _instruction(
+                builder, "tilestored64", [tile(number), builder.inttoptr(address, _BYTES), c_row]
+            )
+
+    return _integer_intrinsic(product)
+
+
+whole_panel = _block_intrinsic(2)
+half_panel = _block_intrinsic(1)
+
+
+def _split(builder, low, high):
+    """The three lines of words (high, low) of two vectors of floats."""
+    upper = ir.Constant(_WORDS, [-65536] * 16)
+    rounding = ir.Constant(_WORDS, [0x8000] * 16)
+    sixteen = ir.Constant(_WORDS, [16] * 16)
+    rests, lines = [low, high], []
+    for part in range(PARTS):
+        words = [builder.bitcast(rest, _WORDS) for rest in rests]
+        if part < PARTS - 1:  # the last rest has no more than eight bits
+            words = [builder.and_(builder.add(word, rounding), upper) for word in words]
+            rests = [
+                builder.fsub(rest, builder.bitcast(word, _FLOATS))
+                for rest, word in zip(rests, words, strict=True)
+            ]
+        lines.append(builder.or_(builder.lshr(words[0], sixteen), words[1]))
+    return lines
+
+
+def _float_vector(builder, address, count=None):
+    """16 floats; zeros from `count` on, where memory is not touched."""
+    pointer = builder.inttoptr(address, _FLOATS.as_pointer())
+    if count is None:
+        return builder.load(pointer, align=4)
+    vectors = simd.Vectors(builder, ir.FloatType())
+    return vectors.load_first(
+        builder.bitcast(pointer, ir.FloatType().as_pointer()), ir.Constant(simd.INTEGER, 0), count
+    )
+
+
+def _store_lines(builder, lines, target, part_step):
+    for part, line in enumerate(lines):
+        offset = builder.mul(part_step, ir.Constant(simd.INTEGER, part))
+        place = builder.inttoptr(builder.add(target, offset), _WORDS.as_pointer())
+        builder.store(line, place, align=LINE)
+
+
+@_integer_intrinsic
+def split_pair(builder, low, high, target, part_step):
+    """Lines at target + part * part_step of 16 floats at `low` and 16 at `high`."""
+    values = [_float_vector(builder, address) for address in (low, high)]
+    _store_lines(builder, _split(builder, *values), target, part_step)
+
+
+@_integer_intrinsic
+def split_first(builder, source, count, target, part_step):
+    """The same of 32 floats at `source`, of which the first `count` exist: others are zero."""
+    sixteen = ir.Constant(simd.INTEGER, 16)
+    low = _float_vector(builder, source, count)
+    high = _float_vector(
+        builder, builder.add(source, ir.Constant(simd.INTEGER, LINE)), builder.sub(count, sixteen)
+    )
+    _store_lines(builder, _split(builder, low, high), target, part_step)
+
+
+@_integer_intrinsic
+def zero_lines(builder, target, count):
+    """`count` lines of zeros."""
+    with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
+        at = builder.add(target, builder.mul(loop.index, ir.Constant(simd.INTEGER, LINE)))
+        place = builder.inttoptr(at, _WORDS.as_pointer())
+        builder.store(ir.Constant(_WORDS, [0] * 16), place, align=LINE)
+
+
+@kernel
+def split_row(source, count, target):
+    """`count` floats at an address as lines (step, part) from another address on."""
+    while count > 0:
+        if count >= STEP:
+            split_pair(source, source + LINE, target, LINE)
+        else:
+            split_first(source, count, target, LINE)
+        source += 2 * LINE
+        target += PARTS * LINE
+        count -= STEP
+
+
+@kernel
+def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
+    """32 rows and up to 32 columns of c = start + a @ b, or c += a @ b if start is 0: addresses.
+
+    c has room for 32 columns, or 16 where `columns` is no more.
+    """
+    if columns > PANEL // 2:
+        whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+    else:
+        half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+
+
+# Columns of the integer table that describes the right matrices to `pack`.
+(TAPS, CHANNELS, CHANNEL_STEP, COLUMNS, COLUMN_STEP, GROUPS, GROUP_STEP) = range(7)
+
+
+@kernel
+def packed_panel(steps):
+    """Bytes of a panel of b."""
+    return steps * PARTS * 2 * TILE_BYTES
+
+
+@parallel_kernel
+def pack(b, taps, table, packed):
+    """Right matrices of all groups as tiles: (group, panel, tap, step, part, tile column).
+
+    Row (tap, channel), column j is b[taps[tap] + channel * CHANNEL_STEP + j * COLUMN_STEP].
+    """
+    panels = (table[COLUMNS] + PANEL - 1) // PANEL
+    for piece in prange(table[GROUPS] * panels * table[TAPS]):
+        _pack_piece(np.int64(piece), b, taps, table, packed)
+
+
+@kernel
+def _pack_piece(piece, b, taps, table, packed):
+    channels, columns = table[CHANNELS], table[COLUMNS]
+    panels = (columns + PANEL - 1) // PANEL
+    group_panel, tap = divmod(piece, table[TAPS])
+    group, panel = divmod(group_panel, panels)
+    steps = (channels + STEP - 1) // STEP
+    at = packed.ctypes.data + group_panel * packed_panel(table[TAPS] * steps)
+    width = min(PANEL, columns - panel * PANEL)
+    tiles = 2 if width > PANEL // 2 else 1
+    at += tap * steps * PARTS * tiles * TILE_BYTES
+    row_step, column_step = table[CHANNEL_STEP], table[COLUMN_STEP]
+    start = taps[tap] + group * table[GROUP_STEP] + panel * PANEL * column_step
+    square = np.zeros(STEP * PANEL, np.float32)
+    for step in range(steps):
+        rows = min(STEP, channels - step * STEP)
+        if rows < STEP:
+            square[:] = 0
+        first = start + step * STEP * row_step
+        if column_step == 1:
+            for row in range(rows):
+                for j in range(width):
+                    square[row * PANEL + j] = b[first + row * row_step + j]
+        else:
+            for j in range(width):
+                for row in range(rows):
+                    square[row * PANEL + j] = b[first + row * row_step + j * column_step]
+        for tile in range(tiles):
+            for row in range(STEP // 2):
+                low = square.ctypes.data + row * 4 * PANEL + tile * LINE
+                split_pair(low, low + STEP // 2 * 4 * PANEL, at + tile * TILE_BYTES + row * LINE,
+                           tiles * TILE_BYTES)  # fmt: skip
+        at += PARTS * tiles * TILE_BYTES
