@@ -256,6 +256,19 @@ def zero_lines(builder, target, count):
         builder.store(ir.Constant(_WORDS, [0] * 16), place, align=LINE)
 
 
+@_integer_intrinsic
+def fetch_rows(builder, address, row_step, rows):
+    """Begin to fetch 128 bytes of each row for writing: the product hides the way to memory."""
+    arguments = [ir.Constant(_WORD, value) for value in (1, 3, 1)]
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, *(a.type for a in arguments)])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    with cgutils.for_range(builder, rows, intp=simd.INTEGER) as loop:
+        at = builder.add(address, builder.mul(loop.index, row_step))
+        for offset in (0, LINE):
+            place = builder.add(at, ir.Constant(simd.INTEGER, offset))
+            builder.call(prefetch, [builder.inttoptr(place, _BYTES), *arguments])
+
+
 @kernel
 def split_row(source, count, target):
     """`count` floats at an address as lines (step, part) from another address on."""

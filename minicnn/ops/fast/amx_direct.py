@@ -28,7 +28,8 @@ from minicnn.ops.fast import amx, gemm, simd, threads
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 
-BAND_BYTES = 768 * 1024  # of split pixels: leaves most of 2 MB to a panel of the kernel
+BAND_BYTES = 384 * 1024  # of split pixels
+GROUP_BYTES = 512 * 1024  # panels of the kernel that stay in the second-level cache beside them
 
 # Columns of the integer tables that describe the work to the kernels.
 (
@@ -259,26 +260,30 @@ def _planes_product(worker, x, table, phases, offsets, parts, packed, start, y, 
             split_band(x, table, phases, first, rows, channel, parts[part, PART_CHANNELS],
                        planes.ctypes.data)  # fmt: skip
             split = number
-        for j in range(0, parts[part, PART_COLUMNS], PANEL):
-            columns = min(PANEL, parts[part, PART_COLUMNS] - j)
+        group = max(GROUP_BYTES // amx.packed_panel(steps), 1) * PANEL
+        for j in range(0, parts[part, PART_COLUMNS], group):
+            columns = min(group, parts[part, PART_COLUMNS] - j)
             b = packed.ctypes.data + parts[part, PART_PACKED]
             b += j // PANEL * amx.packed_panel(steps)
-            _panel_product(planes.ctypes.data, table, offsets, first, rows, b, columns, start,
+            _group_product(planes.ctypes.data, table, offsets, first, rows, b, columns, start,
                            parts[part, PART_COLUMN] + j, y, code, slope, spare)  # fmt: skip
     amx.end()
 
 
 @kernel
-def _panel_product(planes, table, offsets, first, rows, b, columns, start, column, y, code, slope,
+def _group_product(planes, table, offsets, first, rows, b, columns, start, column, y, code, slope,
                    spare):  # fmt: skip
-    """One panel of columns of a band: blocks of positions, then those that exist to y."""
-    across, out_width = table[ACROSS], table[OUT_WIDTH]
-    width = PANEL if columns > PANEL // 2 else PANEL // 2
+    """Some panels of columns of a band: blocks of positions, of which those that exist go to y."""
+    across, down = table[ACROSS], table[DOWN]
+    out_width, out_height = table[OUT_WIDTH], table[OUT_HEIGHT]
+    contiguous = (
+        table[Y_ROW] == table[Y_PIXEL] * across and table[Y_IMAGE] == table[Y_ROW] * down
+    )
     row, left = first, 0  # of the block's first position
     while row < first + rows:
-        image, inside = divmod(row, table[DOWN])
-        if inside >= table[OUT_HEIGHT]:  # between two pictures
-            row, left = row - inside + table[DOWN], 0
+        image, inside = divmod(row, down)
+        if inside >= out_height:  # between two pictures
+            row, left = row - inside + down, 0
             continue
         if left >= out_width:
             row, left = row + 1, 0
@@ -286,35 +291,51 @@ def _panel_product(planes, table, offsets, first, rows, b, columns, start, colum
         at = table[Y_START] + image * table[Y_IMAGE] + inside * table[Y_ROW]
         at += left * table[Y_PIXEL] + column
         a = planes + ((row - first) * across + left) * table[PIXEL]
-        whole = left + BLOCK <= out_width and columns == width
-        if whole:
-            c, c_row = y.ctypes.data + 4 * at, 4 * table[Y_PIXEL]
-        else:
-            c, c_row = spare.ctypes.data, 4 * PANEL
-        amx.block_product(a, table[PIXEL], LINE, offsets.ctypes.data, len(offsets), b, columns, c,
-                          c_row, start.ctypes.data + 4 * column)  # fmt: skip
-        done = 0
-        while done < BLOCK and row < first + rows:
-            image, inside = divmod(row, table[DOWN])
-            count = min(BLOCK - done, across - left)
-            existing = min(count, out_width - left) if inside < table[OUT_HEIGHT] else 0
-            at = table[Y_START] + image * table[Y_IMAGE] + inside * table[Y_ROW]
-            at += left * table[Y_PIXEL] + column
-            if not whole:
-                for i in range(existing):
-                    write_line(y, at + i * table[Y_PIXEL], spare, (done + i) * PANEL, columns,
-                               code == gemm.RELU or code == gemm.LEAKY_RELU, slope)  # fmt: skip
-            elif code == gemm.RELU or code == gemm.LEAKY_RELU:
-                for i in range(existing):
-                    write_line(y, at + i * table[Y_PIXEL], y, at + i * table[Y_PIXEL], columns,
-                               1, slope)  # fmt: skip
+        whole = left + BLOCK <= out_width or (
+            contiguous and (first + rows - row) * across - left >= BLOCK
+        )
+        for j in range(0, columns, PANEL):
+            width = min(PANEL, columns - j)
+            in_place = whole and (width == PANEL or width == PANEL // 2)
+            if in_place:
+                c, c_row = y.ctypes.data + 4 * (at + j), 4 * table[Y_PIXEL]
+            else:
+                c, c_row = spare.ctypes.data, 4 * PANEL
+            amx.fetch_rows(y.ctypes.data + 4 * (at + j), 4 * table[Y_PIXEL], BLOCK)
+            amx.block_product(a, table[PIXEL], LINE, offsets.ctypes.data, len(offsets),
+                              b + j // PANEL * amx.packed_panel(len(offsets)), width, c, c_row,
+                              start.ctypes.data + 4 * (column + j))  # fmt: skip
+            if not in_place or code != gemm.LINEAR:
+                _finish(table, row, left, first + rows, in_place, width, spare, y, column + j,
+                        code, slope)  # fmt: skip
+        left += BLOCK
+        row, left = row + left // across, left % across
+
+
+@kernel
+def _finish(table, row, left, last, in_place, columns, spare, y, column, code, slope):
+    """Copy what exists of a block from `spare` to y, unless it is there, and activate it."""
+    rectify = code == gemm.RELU or code == gemm.LEAKY_RELU
+    done = 0
+    while done < BLOCK and row < last:
+        image, inside = divmod(row, table[DOWN])
+        at = table[Y_START] + image * table[Y_IMAGE] + inside * table[Y_ROW]
+        at += left * table[Y_PIXEL] + column
+        count = min(BLOCK - done, table[ACROSS] - left)
+        existing = min(count, table[OUT_WIDTH] - left) if inside < table[OUT_HEIGHT] else 0
+        for i in range(existing):
+            if in_place:
+                if rectify:
+                    write_line(y, at, y, at, columns, 1, slope)
+            else:
+                write_line(y, at, spare, (done + i) * PANEL, columns, rectify, slope)
             if code > gemm.LEAKY_RELU:
-                for i in range(existing):
-                    gemm.activate_row(y, at + i * table[Y_PIXEL], columns, code, slope)
-            done += count
-            left += count
-            if left == across:
-                row, left = row + 1, 0
+                gemm.activate_row(y, at, columns, code, slope)
+            at += table[Y_PIXEL]
+        done += count
+        left += count
+        if left == table[ACROSS]:
+            row, left = row + 1, 0
 
 
 @simd.vector_intrinsic
