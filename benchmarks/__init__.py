@@ -1,1 +1,1 @@
-"""Speed measured beside PyTorch in one interleaved run, after checking that the results agree."""
+"""Speed and memory beside other libraries, in one interleaved run, after results were compared."""

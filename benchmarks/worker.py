@@ -1,119 +1,149 @@
 """One engine in its own process: answers JSON commands on stdin with JSON lines on stdout.
 
-{"do": "time", "work": "train" | "predict", "steps": n} -> {"ms": [...]}
-{"do": "check", "path": file} -> writes loss, outputs and gradients of one batch to that file
-{"do": "stop"}
+{"do": "network", "name", "batch_size", "weights", "check"}    opens a network
+{"do": "layer", "group", "number", "check"}                    opens a single layer
+{"do": "time", "work", "steps"} or {..., "milliseconds"}       -> {"ms": [...]}
+{"do": "check", "path"}                                        writes its results to that file
+{"do": "kernels"}                                              -> {"names"} of them
+{"do": "kernel", "name"}                                       opens a kernel beside its triad
+{"do": "peaks"}                                                -> what the machine can do at most
+{"do": "epochs", "count"}                                      fits the open network
+{"do": "memory"}                                               -> {"now", "peak"} in bytes
+{"do": "close"}
+
+An answer with "error" says why something cannot be done; the process goes on.
 """
 
 import argparse
+import gc
+import importlib
 import json
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks import networks
-
-
-class MinicnnEngine:
-    """The library under test."""
-
-    def __init__(self, arguments):
-        from minicnn import config, set_random_seed
-
-        config.threads = arguments.threads
-        set_random_seed(0)
-        self.model = networks.minicnn_cifar10(dropout=not arguments.check)
-        self.model.set_weights(list(np.load(arguments.weights).values()))
-        self.x, self.y = networks.pictures(arguments.batch_size)
-
-    def train(self):
-        self.model.train_on_batch(self.x, self.y)
-
-    def predict(self):
-        self.model.predict_on_batch(self.x)
-
-    def check(self):
-        from minicnn.context import Context
-
-        model = self.model
-        model.test_on_batch(self.x, self.y)
-        context = Context(training=True, keep=True, logits=frozenset([0]), frozen_state=True)
-        logits, saved = model.forward(self.x, context)
-        loss, dy = model._loss_and_grad(logits, [self.y], [None])
-        model.backward(dy, saved, False)
-        gradients = [parameter.grad for parameter in model.trainable_weights]
-        return loss, model.predict_on_batch(self.x), gradients
-
-
-class TorchEngine:
-    """PyTorch, eager."""
-
-    def __init__(self, arguments):
-        import torch
-
-        torch.set_num_threads(arguments.threads)
-        torch.manual_seed(0)
-        weights = list(np.load(arguments.weights).values())
-        self.torch = torch
-        self.model = networks.torch_cifar10(weights, dropout=not arguments.check)
-        x, y = networks.pictures(arguments.batch_size)
-        self.x = torch.from_numpy(x).permute(0, 3, 1, 2)  # NHWC memory: channels_last as it is
-        if arguments.engine == "torch-contiguous":
-            self.x = self.x.contiguous()
-        else:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.y = torch.from_numpy(y)
-        self.loss = torch.nn.CrossEntropyLoss()
-        self.optimizer = torch.optim.RMSprop(self.model.parameters(), 1e-3, alpha=0.9, eps=1e-7)
-
-    def train(self):
-        self.model.train()
-        self.optimizer.zero_grad()
-        loss = self.loss(self.model(self.x), self.y)
-        loss.backward()
-        self.optimizer.step()
-        return float(loss.detach())
-
-    def predict(self):
-        self.model.eval()
-        with self.torch.inference_mode():
-            return self.torch.softmax(self.model(self.x), 1).numpy()
-
-    def check(self):
-        outputs = self.predict()
-        self.model.train()
-        loss = self.loss(self.model(self.x), self.y)
-        loss.backward()
-        return float(loss.detach()), outputs, networks.torch_gradients(self.model)
+from benchmarks import shapes
+from benchmarks.engines import PEERS
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("engine")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    engine = (MinicnnEngine if arguments.engine == "minicnn" else TorchEngine)(arguments)
-    print(json.dumps({"ready": arguments.engine}), flush=True)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    # As many processors as threads: some libraries follow nothing else. NumPy starts no thread that
+    # would matter, and OPENBLAS_NUM_THREADS is set.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(answer):
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    try:
+        peer = PEERS[options.engine]
+        options.mode = peer.mode
+        module = importlib.import_module(f"benchmarks.engines.{peer.module}")
+        imported = _memory()["now"]
+        session = Session(module.Engine(options))
+        about = session.engine.about()
+        reply({**about, "memory_imported": imported, "memory_ready": _memory()["now"]})
+    except Exception as error:  # of any library: the answer says which
+        reply(_described(error))
+        return
     for line in sys.stdin:
         command = json.loads(line)
-        if command["do"] == "stop":
-            return
-        if command["do"] == "check":
-            loss, outputs, gradients = engine.check()
-            named = {f"gradient_{i}": gradient for i, gradient in enumerate(gradients)}
-            np.savez(command["path"], loss=loss, outputs=outputs, **named)
-            print(json.dumps({"written": command["path"]}), flush=True)
-            continue
-        step, times = getattr(engine, command["work"]), []
-        for _ in range(command["steps"]):
+        try:
+            reply(getattr(session, command.pop("do"))(**command) or {"done": True})
+        except Exception as error:  # as above
+            reply(_described(error))
+
+
+def _memory():
+    """Resident bytes of this process now and at most."""
+    status = Path("/proc/self/status").read_text()
+    kib = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if "kB" in line}
+    return {"now": 1024 * int(kib["VmRSS"]), "peak": 1024 * int(kib["VmHWM"])}
+
+
+def _described(error):
+    first = (str(error).strip().splitlines() or [""])[0]
+    return {"error": f"{type(error).__name__}: {first[:200]}"}
+
+
+class Session:
+    """What the commands do; their names are those of the methods."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.ours = type(engine).__module__.endswith("minicnn_engine")
+        self.calls, self.results = {}, None
+
+    def network(self, name, batch_size, weights, check=False):
+        values = dict(np.load(weights))
+        engine = self.engine
+        engine.open_network(name, batch_size, values, check)
+        self.calls = {"predict": engine.predict, "train": getattr(engine, "train", None)}
+        self.results = engine.check
+
+    def layer(self, group, number, check=False):
+        layer = shapes.GROUPS[group][number]
+        self.calls = self.engine.open_layer(layer.shrunk() if check else layer)
+        self.results = self._layer_results
+        self.directions = layer.directions
+
+    def _layer_results(self):
+        """What this engine can compute of the layer; minicnn must be able to compute all."""
+        results = {}
+        for name in self.directions:
+            try:
+                results[name] = self.engine.layer_result(name)
+            except Exception:
+                if self.ours:
+                    raise
+        return results
+
+    def time(self, work, steps=None, milliseconds=None):
+        """Run and time `steps` steps, or as many as begin within that time but at least two."""
+        step, times = self.calls[work], []
+        begin = time.perf_counter()
+        while True:
             start = time.perf_counter()
             step()
-            times.append(1e3 * (time.perf_counter() - start))
-        print(json.dumps({"ms": times}), flush=True)
+            end = time.perf_counter()
+            times.append(1e3 * (end - start))
+            if len(times) >= (steps or 2) and (steps or 1e3 * (end - begin) >= milliseconds):
+                return {"ms": times}
+
+    def check(self, path):
+        np.savez(path, **self.results())
+
+    def kernel(self, name):
+        self.calls, byte_count = self.engine.open_kernel(name)
+        return {"bytes": byte_count}
+
+    def kernels(self):
+        return {"names": self.engine.kernel_names()}
+
+    def peaks(self):
+        return self.engine.peaks()
+
+    def epochs(self, count):
+        self.engine.fit(count)
+
+    def memory(self):
+        return _memory()
+
+    def close(self):
+        self.calls, self.results = {}, None
+        self.engine.close()
+        gc.collect()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from minicnn import (
     models,
     ops,
     optimizers,
+    preprocessing,
     regularizers,
     saving,
     schedules,
@@ -25,6 +26,7 @@ from minicnn.layers import *  # noqa: F403  every public layer is also a name of
 from minicnn.layers import __all__ as _layer_names
 from minicnn.models import Model, Sequential
 from minicnn.saving import load_model
+from minicnn.training_check import check_training
 from minicnn.utils import set_random_seed, to_categorical
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ __all__ = sorted(
         "backend",
         "callbacks",
         "check_gradients",
+        "check_training",
         "config",
         "constraints",
         "datasets",
@@ -51,6 +54,7 @@ __all__ = sorted(
         "models",
         "ops",
         "optimizers",
+        "preprocessing",
         "regularizers",
         "saving",
         "schedules",

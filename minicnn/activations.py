@@ -7,11 +7,23 @@ derivative follows from the output y, only y is kept.
 
 import functools
 import inspect
+from typing import NamedTuple
 
 import numpy as np
 
 from minicnn import configurable, ops
 from minicnn.ops.shapes import DERIVATIVE_FROM_OUTPUT, FUSIBLE
+
+
+class GradientOfSum(NamedTuple):
+    """The gradient of z where y = activation(z + bias) was the input, and its channel sums.
+
+    A layer whose backward reads and writes all of dy anyway multiplies by the derivative in the
+    same pass, instead of leaving two more passes over memory to the layer below.
+    """
+
+    gradient: np.ndarray
+    sums: np.ndarray
 
 
 class ActivationFunction:
@@ -27,6 +39,10 @@ class ActivationFunction:
 
     def backward(self, dy, saved, needs_dx=True):
         return ops.activate_grad(dy, saved, self.spec)
+
+    def backward_with_bias(self, dy, saved):
+        """The gradient below, and its sum over all axes but the last: that of a bias added to x."""
+        return ops.activate_bias_grad(dy, saved, self.spec)
 
     def __call__(self, x):
         return np.array(self.forward(_floating(x))[0])
@@ -53,6 +69,9 @@ class _Linear(ActivationFunction):
     def backward(self, dy, saved, needs_dx=True):
         return dy
 
+    def backward_with_bias(self, dy, saved):
+        return dy, ops.bias_grad(dy)
+
 
 class _Softmax(ActivationFunction):
     """y_i = exp(x_i) / sum_j exp(x_j) along one axis; dx = y (dy - sum_j dy_j y_j)."""
@@ -67,6 +86,10 @@ class _Softmax(ActivationFunction):
     def backward(self, dy, saved, needs_dx=True):
         axis = self.spec[1]
         return np.moveaxis(getattr(ops, self.gradient)(np.moveaxis(dy, axis, -1), saved), -1, axis)
+
+    def backward_with_bias(self, dy, saved):
+        dx = self.backward(dy, saved)
+        return dx, ops.bias_grad(dx)
 
 
 class _LogSoftmax(_Softmax):

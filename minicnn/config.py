@@ -6,6 +6,8 @@ convolution   "auto", "direct" (no Winograd) or "winograd" (wherever it is defin
 amx           "auto" (the processor's tile unit, where there is one) or "off"
 floatx        type of new layers: "float32" or "float64"
 image_data_format   "channels_last"; "channels_first" is refused with the way to convert
+largest_picture     pixels of a picture file that is decoded at most: 89,478,485, Pillow's limit, are
+              256 MB of RGB; files of a few kilobytes can claim to hold gigabytes
 seed          seed of everything random that was given none; None: from the operating system
 """
 
@@ -27,9 +29,10 @@ convolution = "auto"
 amx = "auto"
 floatx = "float32"
 image_data_format = "channels_last"
+largest_picture = 89_478_485
 seed = None
 
-_NAMES = frozenset({*_ALLOWED, "threads", "seed"})
+_NAMES = frozenset({*_ALLOWED, "largest_picture", "threads", "seed"})
 _listeners = {}
 
 
@@ -53,6 +56,8 @@ class _Config(types.ModuleType):
             raise ValueError(f"config.{name} is one of {_ALLOWED[name]}, not {value!r}{hint}")
         if name == "threads" and value is not None and (type(value) is not int or value < 1):
             raise ValueError(f"config.threads is None or a positive integer, not {value!r}")
+        if name == "largest_picture" and (type(value) is not int or value < 1):
+            raise ValueError(f"config.largest_picture is a positive integer, not {value!r}")
         if name == "seed" and value is not None and (type(value) is not int or value < 0):
             raise ValueError(f"config.seed is None or an integer >= 0, not {value!r}")
         super().__setattr__(name, value)

@@ -19,6 +19,8 @@ class Context:
     first_sample  index of the first sample of this batch within the step
     penalties     values that activity regularisers add to the loss
     watch         called with (layer, output) after every layer
+    below         the activation that the layer below ended with, if nobody else reads its output:
+                  backward may then return a GradientOfSum (activations.py)
     frozen_state  moving statistics are not written (gradient checks)
     """
 
@@ -32,10 +34,11 @@ class Context:
     penalties: list | None = None
     watch: Callable | None = None
     frozen_state: bool = False
+    below: tuple | None = None
 
-    def at(self, node, training=None, logits=frozenset()):
+    def at(self, node, training=None, logits=frozenset(), below=None):
         """The same call at a node of a graph, perhaps with a mode of its own."""
-        inner = replace(self, node=self.node * 65599 + node + 1, logits=logits)
+        inner = replace(self, node=self.node * 65599 + node + 1, logits=logits, below=below)
         if training is not None:
             inner.training = training
         return inner

@@ -27,3 +27,11 @@ class IntegrityError(FormatError):
 
 class DownloadError(OSError):
     """A data set is neither on disk nor to be had from the network."""
+
+
+class PictureError(ValueError):
+    """A picture file cannot be decoded; has the path and the reason."""
+
+    def __init__(self, path, reason):
+        super().__init__(f"{path!r} {reason}")
+        self.path, self.reason = path, reason

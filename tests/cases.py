@@ -37,6 +37,7 @@ LAYERS = {
         (dict(scale=False, epsilon=1e-5), (3, 4, 5)),
         (dict(axis=1, gamma_regularizer="l2"), (3, 4, 5)),
     ],
+    layers.CenterCrop: [((3, 4), (6, 7, 3)), ((5, 4), (4, 7, 2))],
     layers.Concatenate: [((), [(4, 5, 3), (4, 5, 2)]), (dict(axis=1), [(2, 3), (5, 3)])],
     layers.Conv2D: [
         ((4, 3), (6, 7, 3)),
@@ -56,6 +57,7 @@ LAYERS = {
             (4, 4, 3),
         ),
     ],
+    layers.CutMix: [(dict(seed=2), (5, 6, 3))],
     layers.Dense: [
         ((7,), (5,)),
         (dict(units=3, activation="softmax"), (6,)),
@@ -75,6 +77,47 @@ LAYERS = {
         (dict(pool_size=3, strides=2, padding="same"), (7, 5, 17)),
         (dict(pool_size=(2, 3), strides=1), (5, 6, 2)),
     ],
+    layers.MixUp: [(dict(alpha=0.5, seed=1), (5, 6, 3))],
+    layers.Normalization: [
+        ((), (4, 5, 3)),
+        (dict(axis=1, invert=True), (3, 4)),
+        (dict(axis=(1, -1)), (3, 4, 2)),
+        (dict(axis=None, mean=1.0, variance=4.0), (5,)),
+        (dict(mean=[0.5, -1.0], variance=[1.0, 4.0]), (3, 2)),
+    ],
+    layers.RandomBrightness: [(dict(factor=0.4, value_range=(-2, 3), seed=1), (5, 6, 3))],
+    layers.RandomColorJitter: [
+        (dict(value_range=(-2, 3), brightness_factor=0.2, contrast_factor=0.4, seed=1), (5, 6, 2)),
+        (
+            dict(value_range=(-1, 2), saturation_factor=(0.3, 0.7), hue_factor=0.4, seed=1),
+            (5, 6, 3),
+        ),
+    ],
+    layers.RandomContrast: [(dict(factor=0.5, value_range=(-2, 3), seed=1), (5, 6, 3))],
+    layers.RandomCrop: [
+        (dict(height=3, width=4, seed=1), (6, 7, 3)),
+        (dict(height=5, width=4, seed=1), (4, 7, 2)),
+    ],
+    layers.RandomErasing: [
+        (dict(factor=(1.0, 1.0), value_range=(-1, 1), seed=1), (6, 7, 3)),
+        (dict(fill_value=[0.1, 0.2, 0.3], scale=(0.2, 0.5), value_range=(0, 1), seed=2), (6, 7, 3)),
+    ],
+    layers.RandomFlip: [(dict(seed=1), (5, 6, 3)), (dict(mode="horizontal", seed=2), (4, 3, 17))],
+    layers.RandomHue: [(dict(factor=0.6, value_range=(-3, 3), seed=1), (5, 6, 3))],
+    layers.RandomRotation: [
+        (dict(factor=0.2, seed=1), (6, 7, 3)),
+        (dict(factor=(0.1, 0.3), fill_mode="constant", fill_value=0.5, seed=2), (5, 4, 1)),
+        (dict(factor=1.0, fill_mode="wrap", interpolation="nearest", seed=3), (5, 4, 2)),
+    ],
+    layers.RandomSaturation: [(dict(factor=(0.2, 0.8), value_range=(0, 1), seed=1), (5, 6, 3))],
+    layers.RandomShear: [(dict(x_factor=0.4, y_factor=(0.1, 0.2), seed=1), (6, 7, 3))],
+    layers.RandomTranslation: [
+        (dict(height_factor=0.3, width_factor=(-0.2, 0.4), fill_mode="nearest", seed=1), (6, 7, 3)),
+    ],
+    layers.RandomZoom: [
+        (dict(height_factor=0.4, seed=1), (6, 7, 3)),
+        (dict(height_factor=0.4, width_factor=(0.1, 0.6), seed=1), (6, 7, 3)),
+    ],
     layers.ReLU: [
         ((), (5, 4, 3)),
         (dict(max_value=1.0, negative_slope=0.2, threshold=0.1), (40,)),
@@ -82,6 +125,13 @@ LAYERS = {
     ],
     layers.Rescaling: [((1 / 255,), (4, 4, 3)), (dict(scale=[1.0, 2.0], offset=[0.5, -1]), (3, 2))],
     layers.Reshape: [(((6, -1),), (3, 4, 2))],
+    layers.Resizing: [
+        ((7, 4), (5, 6, 3)),
+        (dict(height=3, width=9, interpolation="bicubic", antialias=True), (5, 6, 2)),
+        (dict(height=3, width=3, interpolation="lanczos3", crop_to_aspect_ratio=True), (5, 8, 3)),
+        (dict(height=4, width=4, pad_to_aspect_ratio=True, fill_value=0.5), (5, 8, 3)),
+        (dict(height=8, width=5, pad_to_aspect_ratio=True, interpolation="nearest"), (8, 2, 3)),
+    ],
     layers.Softmax: [((), (4, 5)), (dict(axis=1), (4, 5))],
     layers.SpatialDropout2D: [((0.5,), (4, 4, 6))],
     layers.UpSampling2D: [
@@ -197,6 +247,7 @@ FOLDER = "FOLDER/"
 CALLBACKS = {
     callbacks.Callback: {},
     callbacks.CSVLogger: dict(filename=FOLDER + "log.csv"),
+    callbacks.CheckTraining: dict(patience=1),
     callbacks.EarlyStopping: dict(monitor="loss", patience=1, restore_best_weights=True),
     callbacks.History: {},
     callbacks.LambdaCallback: dict(on_epoch_end=print),

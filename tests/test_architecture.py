@@ -17,12 +17,16 @@ PACKAGE = Path(minicnn.__file__).parent
 LINES = [
     {"config", "configurable", "context", "errors", "graph", "ops", "parameter", "randomness"},
     {"activations", "constraints", "initializers", "regularizers"},
-    {"data", "datasets", "layers", "losses", "metrics", "optimizers", "schedules"},
-    {"callbacks", "gradient_check", "models"},
-    {"saving"},
+    {"checks", "data", "datasets", "layers", "losses", "metrics", "optimizers", "schedules"},
+    {"callbacks", "gradient_check", "models", "training_check"},
+    {"saving", "visualization"},
+    {"cli"},
+    {"__main__"},
 ]
 BESIDE = {
+    "checks": {"layers", "metrics"},
     "context": {"randomness"},
+    "data": {"checks"},
     "gradient_check": {"models"},
     "graph": {"config"},
     "metrics": {"losses"},
@@ -30,12 +34,13 @@ BESIDE = {
     "ops": {"config"},
     "optimizers": {"schedules"},
     "randomness": {"config"},
+    "training_check": {"models"},
 }
 # These re-export, or refuse by name; nothing but the package itself imports them.
 NAMESPACES = {"applications", "backend", "preprocessing", "utils", "wrappers"}
 # At the first use of an operation, `ops` binds one of the two sets; nothing else looks into them.
 INSIDE_OPS = {
-    "minicnn.ops.reference": ("minicnn.ops.reference", "minicnn.ops.shapes"),
+    "minicnn.ops.reference": ("minicnn.ops.reference", "minicnn.ops.shapes", "minicnn.ops.geometry"),
     "minicnn.ops.fast": ("minicnn.ops", "minicnn.config"),
     "minicnn.ops": ("minicnn.ops.arena", "minicnn.ops.shapes", "minicnn.config"),
 }

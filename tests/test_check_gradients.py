@@ -112,8 +112,8 @@ class ForgottenMean(BatchNormalization):
     """Treats the batch's statistics as constants."""
 
     def backward(self, dy, saved, needs_dx):
-        x, mean, variance, _ = saved
-        return super().backward(dy, (x, mean, variance, False), needs_dx)
+        x, mean, variance, *_ = saved
+        return super().backward(dy, (x, mean, variance, False, None), needs_dx)
 
 
 class NoRescaling(Dropout):

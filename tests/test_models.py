@@ -32,6 +32,7 @@ from minicnn.layers import (
     Flatten,
     GlobalAveragePooling2D,
     Input,
+    LeakyReLU,
     MaxPooling2D,
     ReLU,
     Softmax,
@@ -852,6 +853,36 @@ def test_the_first_layer_computes_no_input_gradient(monkeypatch):
         "batch_norm_train_grad": 3,
         "bias_grad": 4,
     }
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", LeakyReLU(0.2), "gelu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_derivatives_applied_by_the_layer_above_change_nothing(activation, bias):
+    def model(apart):
+        inside = None if apart else activation
+        model = Sequential([Input((7, 7, 3))])
+        for layer in (BatchNormalization(), MaxPooling2D(2), MaxPooling2D(3, 2, padding="same")):
+            model.add(Conv2D(4, 3, padding="same", use_bias=bias, activation=inside))
+            if apart:
+                model.add(Activation(activation))
+            model.add(layer)
+        model.add(Flatten())
+        model.add(Dense(2))
+        model.compile("sgd", "mse")
+        return model
+
+    together, apart = model(False), model(True)
+    values = [numbers(*w.shape, seed=i) for i, w in enumerate(apart.trainable_weights)]
+    x, y = numbers(5, 7, 7, 3), numbers(5, 2)
+    gradients = []
+    for one in (together, apart):
+        for parameter, value in zip(one.trainable_weights, values, strict=True):
+            parameter.assign(value)
+        one.train_on_batch(x, y)
+        gradients.append([parameter.grad for parameter in one.trainable_weights])
+    for a, b in zip(*gradients, strict=True):
+        assert np.abs(b).max() > 1e-4
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * np.abs(b).max())
 
 
 def test_frozen_layers_cost_nothing(monkeypatch):

@@ -2,6 +2,7 @@
 
 from minicnn.callbacks.base import Callback, History, LambdaCallback
 from minicnn.callbacks.callback_list import CallbackList
+from minicnn.callbacks.checking import CheckTraining
 from minicnn.callbacks.control import (
     EarlyStopping,
     LearningRateScheduler,
@@ -16,6 +17,7 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CallbackList",
+    "CheckTraining",
     "EarlyStopping",
     "History",
     "LambdaCallback",

@@ -21,6 +21,9 @@ class Callback:
     def set_model(self, model):
         self.model = model
 
+    def set_data(self, batches, validation, split):
+        """Before `fit` begins: sources of (x, y, weight); whether validation_split parted them."""
+
     def on_train_begin(self, logs=None):
         """Before the first epoch of `fit`."""
 

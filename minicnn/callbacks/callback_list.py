@@ -43,6 +43,11 @@ class CallbackList(Callback):
             for callback in self.callbacks:
                 callback.set_params(params)
 
+    def set_data(self, batches, validation, split):
+        for callback in self.callbacks:
+            if hasattr(callback, "set_data"):  # callbacks need not be of our class
+                callback.set_data(batches, validation, split)
+
     def __enter__(self):
         return self
 

@@ -5,19 +5,24 @@ import itertools
 import numpy as np
 
 from minicnn import randomness
+from minicnn.data.ahead import LEAVE, TIMEOUT, MadeAhead
 from minicnn.errors import warn
 
 
 class PyDataset:
     """A data set of batches: define __len__ and __getitem__(index) -> (x, y) or (x, y, weight).
 
-    `on_epoch_end` is called after every epoch. As keras.utils.PyDataset; batches are made in the
-    calling thread, the arguments about workers are accepted for scripts that pass them.
+    `on_epoch_end` is called after every epoch. As keras.utils.PyDataset: with workers > 1 as many
+    threads call __getitem__, at most max_queue_size batches ahead of training; the order stays.
+    use_multiprocessing is accepted for scripts that pass it and means threads, too.
     """
 
+    timeout = TIMEOUT  # seconds that `fit` waits for a batch of the threads; None: for ever
+
     def __init__(self, workers=1, use_multiprocessing=False, max_queue_size=10):
-        self.workers, self.use_multiprocessing = workers, use_multiprocessing
-        self.max_queue_size = max_queue_size
+        self.workers = positive("workers", max(workers, 1))  # Keras takes 0 as one
+        self.use_multiprocessing = use_multiprocessing
+        self.max_queue_size = positive("max_queue_size", max_queue_size)
 
     def __len__(self):
         raise NotImplementedError(f"{type(self).__name__} defines no __len__ (number of batches)")
@@ -143,6 +148,7 @@ class IndexedBatches:
     def __init__(self, source, shuffle=False, seed=None):
         self.source = source
         self.generator = randomness.generator(seed) if shuffle else None
+        self.ahead = None  # what threads are making
 
     def __len__(self):
         return len(self.source)
@@ -154,21 +160,43 @@ class IndexedBatches:
     def __iter__(self):
         order = range(len(self.source))
         if self.generator is not None:
-            order = self.generator.permutation(len(self.source))
-        for index in order:
-            yield unpack(self.source[int(index)])
+            order = self.generator.permutation(len(self.source)).tolist()
+        if getattr(self.source, "workers", 1) < 2:
+            return (unpack(self.source[index]) for index in order)
+        source = self.source
+        self.ahead = MadeAhead(
+            lambda index: unpack(source[index]),
+            order,
+            source.workers,
+            source.max_queue_size,
+            getattr(source, "timeout", TIMEOUT),
+        )
+        return self.ahead
 
     def on_epoch_end(self):
+        if self.ahead is not None:
+            self.ahead.pause()
         if hasattr(self.source, "on_epoch_end"):
             self.source.on_epoch_end()
+
+    def close(self):
+        """No batch is needed any more: end the threads."""
+        if self.ahead is not None:
+            self.ahead.pause(LEAVE)
 
 
 class IteratedBatches:
     """Batches of a generator or another iterable."""
 
     def __init__(self, source):
+        if getattr(source, "batched", True) is False:
+            raise ValueError(
+                f"this {type(source).__name__} yields single samples: make batches of them, "
+                "data.batch(32)"
+            )
         self.source = source
         self.once = iter(source) is source  # a generator: it cannot start again
+        self.endless = getattr(source, "endless", False)
 
     def __len__(self):
         if hasattr(self.source, "__len__"):
@@ -177,6 +205,8 @@ class IteratedBatches:
 
     def first(self):
         """The first batch, to build a model by; a generator yields it again."""
+        if hasattr(self.source, "peek"):
+            return unpack(self.source.peek())
         batch = next(iter(self.source), None)
         if batch is None:
             raise ValueError("the data source yielded no batch")
@@ -275,6 +305,8 @@ class Epochs:
                 )
                 self.exhausted = True
                 return
+            if done > before:
+                self.batches.on_epoch_end()  # of a pass over the data, within an epoch
 
 
 def make_batches(x, y=None, sample_weight=None, batch_size=None, shuffle=False, seed=None):

@@ -2,6 +2,22 @@
 
 from minicnn.configurable import serialize
 from minicnn.layers.activation import Activation, LeakyReLU, ReLU, Softmax
+from minicnn.layers.augmentation import (
+    CutMix,
+    MixUp,
+    RandomBrightness,
+    RandomColorJitter,
+    RandomContrast,
+    RandomCrop,
+    RandomErasing,
+    RandomFlip,
+    RandomHue,
+    RandomRotation,
+    RandomSaturation,
+    RandomShear,
+    RandomTranslation,
+    RandomZoom,
+)
 from minicnn.layers.base import Layer, table
 from minicnn.layers.convolution import Conv2D, Convolution2D
 from minicnn.layers.dense import Dense
@@ -20,6 +36,7 @@ from minicnn.layers.pooling import (
     MaxPool2D,
     MaxPooling2D,
 )
+from minicnn.layers.preprocessing import CenterCrop, Normalization, Resizing
 from minicnn.layers.regularization import Dropout, SpatialDropout2D
 from minicnn.layers.reshaping import Flatten, Rescaling, Reshape, UpSampling2D, ZeroPadding2D
 
@@ -33,9 +50,11 @@ __all__ = [
     "AvgPool2D",
     "BatchNorm",
     "BatchNormalization",
+    "CenterCrop",
     "Concatenate",
     "Conv2D",
     "Convolution2D",
+    "CutMix",
     "Dense",
     "Dropout",
     "Flatten",
@@ -50,9 +69,24 @@ __all__ = [
     "MaxPool",
     "MaxPool2D",
     "MaxPooling2D",
+    "MixUp",
+    "Normalization",
+    "RandomBrightness",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomHue",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
     "ReLU",
     "Rescaling",
     "Reshape",
+    "Resizing",
     "Softmax",
     "SpatialDropout2D",
     "UpSampling2D",

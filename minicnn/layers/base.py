@@ -4,7 +4,8 @@ import threading
 
 import numpy as np
 
-from minicnn import config, randomness, regularizers
+from minicnn import config, ops, randomness, regularizers
+from minicnn.activations import GradientOfSum
 from minicnn.configurable import (
     Configurable,
     Table,
@@ -46,6 +47,8 @@ class Layer(Configurable):
 
     rank = None  # number of axes of the input, where the layer insists on one
     accepts_integers = False  # reads uint8 pixels itself
+    activation_for_above = None  # fused; its derivative may be left to the layer above
+    derives_below = False  # backward can apply `context.below` and return a GradientOfSum
     trainable_version = 0  # counts changes of any `trainable`: plans made before are stale
 
     def __init__(
@@ -156,6 +159,29 @@ class Layer(Configurable):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
+
+    def backward_to_sum(self, dy, activation, after):
+        """Gradient of the sum that bias and activation were applied to; adds up the bias's own.
+
+        `after` is what the activation saved; activation None means none. The layer above may have
+        done all that already (`GradientOfSum`).
+        """
+        learns_bias = self.bias is not None and self.bias.trainable
+        if isinstance(dy, GradientOfSum):
+            dy, dbias = dy
+            if learns_bias:
+                self.bias.accumulate(dbias)
+            return dy
+        in_one_pass = getattr(activation, "backward_with_bias", None)
+        if learns_bias and in_one_pass:
+            dy, dbias = in_one_pass(dy, after)
+            self.bias.accumulate(dbias)
+            return dy
+        if activation:
+            dy = activation.backward(dy, after, True)
+        if learns_bias:
+            self.bias.accumulate(ops.bias_grad(dy))
+        return dy
 
     def add_state(self, name, shape, initializer):
         """Make an array that training writes but no gradient moves (moving statistics)."""
@@ -353,6 +379,16 @@ class Layer(Configurable):
     def fail(self, message):
         """ValueError that names this layer."""
         raise ValueError(f"{type(self).__name__} '{self.name}' {message}")
+
+
+def activation_for_above(layer, family):
+    """The fused activation of a layer of `family` whose derivative the layer above may apply.
+
+    None where a subclass has a backward of its own, which would not know a GradientOfSum.
+    """
+    if type(layer).backward is not family.backward or layer.activity_regularizer is not None:
+        return None
+    return getattr(layer.activation, "fused", None)
 
 
 def _shapes(tensors):

@@ -2,7 +2,7 @@
 
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, activation_for_above, table
 from minicnn.ops import shapes
 
 
@@ -94,6 +94,10 @@ class Conv2D(Layer):
         return self.activation
 
     @property
+    def activation_for_above(self):
+        return activation_for_above(self, Conv2D)
+
+    @property
     def _geometry(self):
         return self.strides, self.padding, self.dilation_rate, self.groups
 
@@ -109,10 +113,7 @@ class Conv2D(Layer):
 
     def backward(self, dy, saved, needs_dx):
         x, after, activation = saved
-        if activation:
-            dy = activation.backward(dy, after, True)
-        if self.use_bias and self.bias.trainable:
-            self.bias.accumulate(ops.bias_grad(dy))
+        dy = self.backward_to_sum(dy, activation, after)
         if self.kernel.trainable:
             self.kernel.accumulate(
                 ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry)

@@ -2,7 +2,7 @@
 
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, activation_for_above, table
 
 
 @table.register()
@@ -54,6 +54,10 @@ class Dense(Layer):
     def final_activation(self):
         return self.activation
 
+    @property
+    def activation_for_above(self):
+        return activation_for_above(self, Dense)
+
     def forward(self, x, context):
         bias = self.bias.value if self.use_bias else None
         activation = None if context.logits else self.activation
@@ -68,11 +72,8 @@ class Dense(Layer):
 
     def backward(self, dy, saved, needs_dx):
         x, after, activation = saved
-        if activation:
-            dy = activation.backward(dy, after, True)
+        dy = self.backward_to_sum(dy, activation, after)
         rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, self.units)
-        if self.use_bias and self.bias.trainable:
-            self.bias.accumulate(ops.bias_grad(dy))
         if self.kernel.trainable:
             self.kernel.accumulate(ops.dense_kernel_grad(rows, dy))
         if needs_dx:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from minicnn import constraints, initializers, ops, regularizers
+from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, table
 
@@ -99,6 +100,8 @@ class BatchNormalization(Layer):
     def _channels_back(self, y):
         return y if self.axis in (-1, y.ndim - 1) else np.moveaxis(y, -1, self.axis)
 
+    derives_below = True
+
     def forward(self, x, context):
         x = self._channels_last(x)
         gamma = self.gamma.value if self.scale else None
@@ -112,23 +115,28 @@ class BatchNormalization(Layer):
         else:
             mean, variance = self.moving_mean.value, self.moving_variance.value
             y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon)
-        return self._channels_back(y), (x, mean, variance, by_batch)
+        below = context.below if by_batch and self.axis in (-1, x.ndim - 1) else None
+        return self._channels_back(y), (x, mean, variance, by_batch, below)
 
     def _move(self, moving, batch):
         moving.value *= self.momentum
         moving.value += (1 - self.momentum) * batch
 
     def backward(self, dy, saved, needs_dx):
-        x, mean, variance, by_batch = saved
+        x, mean, variance, by_batch, below = saved
         gamma = self.gamma.value if self.scale else None
-        grad = ops.batch_norm_train_grad if by_batch else ops.batch_norm_inference_grad
-        dx, dgamma, dbeta = grad(self._channels_last(dy), x, gamma, mean, variance, self.epsilon)
+        rest = (x, gamma, mean, variance, self.epsilon)
+        if below:
+            dz, sums, dgamma, dbeta = ops.batch_norm_activation_grad(dy, *rest, below)
+        else:
+            grad = ops.batch_norm_train_grad if by_batch else ops.batch_norm_inference_grad
+            dx, dgamma, dbeta = grad(self._channels_last(dy), *rest)
         if self.scale and self.gamma.trainable:
             self.gamma.accumulate(dgamma)
         if self.center and self.beta.trainable:
             self.beta.accumulate(dbeta)
         if needs_dx:
-            return self._channels_back(dx)
+            return GradientOfSum(dz, sums) if below else self._channels_back(dx)
 
 
 BatchNorm = BatchNormalization

@@ -1,6 +1,7 @@
 """Pooling: a window slides over the image and keeps its maximum or its mean, per channel."""
 
 from minicnn import ops
+from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, table
 from minicnn.ops import shapes
@@ -48,14 +49,22 @@ class _WindowPooling(Layer):
 class MaxPooling2D(_WindowPooling):
     """Largest value of each window; its gradient goes to the first position that holds it."""
 
+    derives_below = True
+
     def forward(self, x, context):
         y, index = ops.max_pool2d(x, *self._geometry)
-        return y, (index, x.shape)
+        return y, (index, x.shape, context.below, y if context.below else None)
 
     def backward(self, dy, saved, needs_dx):
-        index, input_shape = saved
-        if needs_dx:
+        index, input_shape, below, y = saved
+        if not needs_dx:
+            return None
+        if not below:
             return ops.max_pool2d_grad(dy, index, input_shape, *self._geometry)
+        # y is the activation's value at the one place that dy goes to
+        dy, sums = ops.activate_bias_grad(dy, y, below)
+        dz = ops.max_pool2d_grad(dy, index, input_shape, *self._geometry)
+        return GradientOfSum(dz, sums)
 
 
 @table.register("AvgPool2D", "AvgPool")

@@ -55,6 +55,7 @@ from minicnn.metrics.base import (
     serialize,
     table,
 )
+from minicnn.metrics.classification import classification_report
 from minicnn.metrics.confusion import (
     AUC,
     ConfusionMatrix,
@@ -137,6 +138,7 @@ __all__ = [
     "categorical_crossentropy",
     "categorical_focal_crossentropy",
     "categorical_hinge",
+    "classification_report",
     "deserialize",
     "get",
     "hinge",

@@ -25,6 +25,7 @@ class _Step:
     training: bool | None
     output_numbers: dict = field(default_factory=dict)  # position among its outputs -> model's
     finished: list = field(default_factory=list)
+    below: Layer | None = None  # its activation's derivative may be applied here
 
 
 class Graph:
@@ -72,6 +73,12 @@ class Graph:
             for step in self.steps:
                 if slot in step.outputs:
                     step.output_numbers[step.outputs.index(slot)] = number
+        for step in self.steps:
+            (slot,) = step.inputs if len(step.inputs) == 1 else (None,)
+            if step.layer.derives_below and len(consumers.get(slot, ())) == 1:
+                makers = [one.layer for one in self.steps if one.outputs == [slot]]
+                if makers and slot not in self.output_slots:
+                    step.below = makers[0]
         self._plans = {}
 
     def plan(self, needs_dx):
@@ -124,6 +131,7 @@ class Model(Trainer, Layer):
 
     takes_lists = True
     input_keys = output_keys = None  # names that a dict of inputs or outputs was given with
+    notes = None  # a dict of plain values that is saved with the model, such as class names
 
     def __init__(self, inputs=None, outputs=None, name: str | None = None, **base):
         if name is None and type(self) is Model:
@@ -163,7 +171,8 @@ class Model(Trainer, Layer):
                 logits = frozenset(
                     i for i, output in step.output_numbers.items() if output in context.logits
                 )
-            inner = context.at(number, step.training, logits)
+            below = step.below.activation_for_above if step.below is not None else None
+            inner = context.at(number, step.training, logits, below)
             inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
             y, kept = step.layer.forward(inputs, inner)
             if context.watch is not None:

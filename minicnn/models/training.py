@@ -284,7 +284,8 @@ class Trainer:
         number = isinstance(validation_split, int | float | np.number)
         if not number or not 0 <= validation_split < 1:
             raise ValueError(f"validation_split is a fraction in [0, 1), not {validation_split!r}")
-        if validation_split and validation_data is None:
+        split = bool(validation_split) and validation_data is None
+        if split:
             classes = any(loss.expects for loss in map(losses.get, flat(self.loss)) if loss)
             x, y, sample_weight, validation_data = _split_tail(
                 x, y, sample_weight, validation_split, classes
@@ -305,6 +306,7 @@ class Trainer:
             steps=source.length,
             verbose=_verbosity(verbose),
         )
+        run.set_data(batches, None if validation is None else validation.batches, split)
         self.stop_training = False
         self._warned_non_finite = False
         with run:

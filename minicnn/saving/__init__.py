@@ -46,7 +46,7 @@ _LARGEST_RATIO, _OVERHEAD = 16, 1 << 26
 
 
 def save_model(model, filepath, overwrite=True, zipped=None):
-    """Write architecture, weights, compile arguments and optimiser state to a .keras file.
+    """Write architecture, weights, compile arguments, optimiser state and notes to a .keras file.
 
     The old file is replaced only when the new one is complete on disk. Real Keras opens it.
     """
@@ -67,6 +67,8 @@ def save_model(model, filepath, overwrite=True, zipped=None):
         )
     config = translation.Writer().layer(model)
     versions = {"keras_version": KERAS_VERSION, "minicnn_version": __version__}
+    if model.notes is not None:
+        versions["notes"] = _checked_notes(model.notes)  # Keras reads only its own entries
     optimizer = None
     compiled = _compile_entry(model)
     if compiled is not None:
@@ -76,6 +78,20 @@ def save_model(model, filepath, overwrite=True, zipped=None):
             versions["compile_config"] = compiled  # Keras does not look for it in the metadata
     parts = container.pack(bounded_json.dumps(config), weights.pack(model, optimizer), versions)
     disk.write_atomically(path, parts, overwrite)
+
+
+def _checked_notes(notes):
+    """The notes, if they come back from a file as they are."""
+    try:
+        same = isinstance(notes, dict) and bounded_json.loads(bounded_json.dumps(notes), "notes")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"model.notes cannot be saved: {error}") from None
+    if same != notes:
+        raise ValueError(
+            "model.notes is a dict of strings, finite numbers, True, False, None, lists and dicts "
+            "with strings as keys"
+        )
+    return notes
 
 
 def _compile_entry(model):
@@ -111,6 +127,10 @@ def load_model(filepath, custom_objects=None, compile=True, safe_mode=True):
     given = file.config.get("compile_config")
     if file.own:
         given = file.metadata.get("compile_config", given)
+    notes = file.metadata.get("notes") if file.own else None
+    if notes is not None and not isinstance(notes, dict):
+        raise FormatError(f"{path}: {container.METADATA}: notes is {str(notes)[:80]!r}, not a dict")
+    model.notes = notes
     if compile and given:
         _compile(model, given, stored, path, custom_objects)
     return model

@@ -16,6 +16,7 @@ from minicnn.errors import FormatError
 from minicnn.graph import topological
 from minicnn.layers.base import Layer
 from minicnn.layers.input import InputLayer
+from minicnn.layers.pictures import PictureLayer
 from minicnn.models.model import Model, Sequential
 from minicnn.saving import registry
 from minicnn.saving.names import check_name
@@ -278,7 +279,7 @@ _MODEL_CONFIGS = (Model.get_config, Sequential.get_config)
 def _takes_training(layer):
     cls = type(layer)
     own = cls.table.classes.get(cls.__name__) is not cls
-    return own or isinstance(layer, Model) or cls.__name__ in _TAKE_TRAINING
+    return own or isinstance(layer, Model | PictureLayer) or cls.__name__ in _TAKE_TRAINING
 
 
 def _input_config(name, tensor):

@@ -28,7 +28,7 @@ DEEPEST, MOST_OBJECTS = 64, 200_000
 CHUNK = 1 << 20  # bytes from which HDF5 chooses the chunks; smaller arrays are one chunk
 
 # Groups that some versions of Keras add for things that are not weights of layers.
-_KERAS_EXTRAS = ("seed_generator", "_metrics", "metrics", "_loss_tracker", "loss")
+_KERAS_EXTRAS = ("seed_generator", "generator", "_metrics", "metrics", "_loss_tracker", "loss")
 
 
 # -- where a model's weights are -------------------------------------------------------------------

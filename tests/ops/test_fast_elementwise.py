@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from minicnn.ops.fast import elementwise as fast
-from minicnn.ops.fast.exponential import exp, expm1, log1p
+from minicnn.ops.fast.exponential import erfc, exp, expm1, log1p
 from minicnn.ops.fast.jit import kernel
 from minicnn.ops.reference import elementwise as reference
 from minicnn.ops.shapes import DERIVATIVE_FROM_OUTPUT
@@ -69,6 +70,33 @@ def test_activation(agree, name, dtype):
     assert np.isnan(y[2])
     dx = fast.activate_grad(np.array([np.nan] * 3, dtype), np.array([-1, 0, 1], dtype), activation)
     assert np.isnan(dx).all()
+
+
+@pytest.mark.parametrize("shape", [(5000, 3), (7, 11, 13, 1), (2, 3, 4, 200), (0, 4), (40000, 7)])
+def test_activation_gradient_with_its_channel_sums(shape):
+    dy, y = small_integers(*shape, dtype=np.float32), small_integers(*shape, seed=1) > 0
+    y = y.astype(np.float32)
+    dx, sums = fast.activate_bias_grad(dy, y, ("relu",))
+    np.testing.assert_array_equal(dx, dy * y)
+    np.testing.assert_array_equal(sums, (dy * y).reshape(-1, shape[-1]).sum(axis=0))
+    assert dx.dtype == sums.dtype == np.float32
+
+
+def test_erfc():
+    x = np.linspace(-9, 9, 20001).astype(np.float32)
+
+    @kernel
+    def fill(x, y):
+        for i in range(x.size):
+            y[i] = erfc(x[i])
+
+    y = np.empty_like(x)
+    fill(x, y)
+    exact = special.erfc(x.astype(np.float64))
+    # of the rounded square of x, at most 81, stay 5e-6 of the value
+    np.testing.assert_allclose(y, exact, rtol=6e-6)
+    near_zero = np.abs(x) < 1
+    np.testing.assert_allclose(y[near_zero], exact[near_zero], rtol=6e-7)
 
 
 def test_small_activations_keep_their_digits():

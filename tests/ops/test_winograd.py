@@ -148,6 +148,29 @@ def test_one_and_two_threads_give_the_same_bits(x_shape, filters):
         assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.parametrize(("groups", "c", "f"), [(2, 32, 64), (8, 64, 64), (3, 48, 51)])
+def test_groups(groups, c, f):
+    x, kernel, bias, dy = random_case((3, 9, 11, c), f, "same")
+    kernel = kernel[:, :, : c // groups].copy()
+    parts = [np.split(a, groups, axis=-1) for a in (x, kernel, dy)]
+    options = {"padding": "same", "groups": groups}
+    with config.using(convolution="winograd"):
+        y = convolution.conv2d(x, kernel, bias, activation=("elu", 1.0), **options)
+        dx = convolution.conv2d_input_grad(dy, kernel, x.shape, **options)
+        dk = convolution.conv2d_kernel_grad(x, dy, kernel.shape, **options)
+    each = list(zip(*parts, strict=True))
+    with config.using(convolution="direct"):
+        one = [convolution.conv2d(a, k, padding="same") for a, k, _ in each]
+        alone = np.concatenate(one, axis=-1) + bias
+        alone = np.where(alone > 0, alone, np.expm1(alone))
+        dxs = [convolution.conv2d_input_grad(g, k, a.shape, padding="same") for a, k, g in each]
+        dks = [convolution.conv2d_kernel_grad(a, g, k.shape, padding="same") for a, k, g in each]
+    np.testing.assert_allclose(y, alone, atol=3e-5)
+    np.testing.assert_allclose(dx, np.concatenate(dxs, axis=-1), atol=3e-5)
+    expected = np.concatenate(dks, axis=-1)
+    np.testing.assert_allclose(dk, expected, atol=3e-5 * np.abs(expected).max())
+
+
 def test_where_it_is_chosen():
     def chosen(dtype=np.float32, c=32, f=32, kernel=(3, 3), size=(16, 16), n=8, **change):
         options = {"strides": (1, 1), "padding": "same", "dilation": (1, 1), "groups": 1} | change
@@ -160,7 +183,11 @@ def test_where_it_is_chosen():
     assert chosen(kernel=(5, 5)) is direct
     assert chosen(strides=(2, 2)) is direct
     assert chosen(dilation=(2, 2)) is direct
-    assert chosen(groups=2) is direct
+    assert chosen(c=64, f=64, groups=2) is winograd
+    assert chosen(groups=2).algorithm is winograd  # both groups as one
+    assert chosen(groups=2, kernel=(5, 5)).algorithm is direct
+    assert chosen(c=64, f=8, groups=8, kernel=(1, 1)).m == 8
+    assert chosen(c=512, f=32, groups=8) is direct  # wide on one side: zeros would cost too much
     assert chosen(size=(1, 1)) is direct
     with config.using(convolution="direct"):
         assert chosen() is direct

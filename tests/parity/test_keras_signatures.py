@@ -26,6 +26,7 @@ ROOMS = [
     "models",
     "optimizers",
     "optimizers.schedules",
+    "preprocessing.image",
     "regularizers",
     "saving",
     "utils",
@@ -183,9 +184,9 @@ EXTRA = {
     "layers": {"MaxPool", "AvgPool", "BatchNorm"},  # short names that scripts use
     "losses": {"BCE", "KLD", "MAE", "MAPE", "MSE", "MSLE", "bce", "kld", "mae", "mape", "mse"}
     | {"msle", "logcosh", "kullback_leibler_divergence"},  # names of Keras 2
-    "metrics": {"ConfusionMatrix"},  # wanted by everybody who classifies
+    "metrics": {"ConfusionMatrix", "classification_report"},  # wanted by everybody who classifies
     "optimizers": set(),
-    "callbacks": set(),
+    "callbacks": {"CheckTraining"},  # what check_training asks, during `fit`
 }
 
 

@@ -9,7 +9,7 @@ This is the one place where an algorithm is chosen for a shape: see `_algorithm`
 import numpy as np
 
 from minicnn import config
-from minicnn.ops.fast import depthwise, direct, operands, winograd
+from minicnn.ops.fast import depthwise, direct, grouped, operands, winograd
 from minicnn.ops.fast.direct import geometry
 
 
@@ -82,10 +82,14 @@ def conv2d_kernel_grad(
 
 
 def _algorithm(shape, dtype):
-    """The module whose three products compute this shape, as `config.convolution` allows."""
+    """What computes the three products of this shape, as `config.convolution` allows."""
     _, _, per_group, filters = shape.kernel_shape
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
+    if shape.groups > 1:
+        together, wide = grouped.merged(shape)
+        if together > 1:
+            return grouped.Merged(together, wide, _algorithm(wide, dtype))
     if config.convolution == "direct" or not winograd.is_defined(shape):
         return direct
     if config.convolution == "winograd" or (dtype == np.float32 and _pays(shape)):
@@ -99,4 +103,5 @@ def _pays(shape):
     _, _, channels, filters = shape.kernel_shape
     n, height, width, _ = shape.output_shape
     tiles = n * -(-height // winograd.OUT) * -(-width // winograd.OUT)
-    return min(channels, filters) >= 16 and winograd.ELEMENTS * tiles * 2 < 9 * n * height * width
+    enough = min(channels, filters // shape.groups) >= 16
+    return enough and winograd.ELEMENTS * tiles * 2 < 9 * n * height * width

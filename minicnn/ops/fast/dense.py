@@ -6,17 +6,8 @@ BLAS stays out of the training step: its threads would spin beside Numba's and c
 the product itself.
 """
 
-import numpy as np
-from numba import prange
-
-from minicnn.ops import arena
 from minicnn.ops.fast import direct, operands
-from minicnn.ops.fast.gemm import share
-from minicnn.ops.fast.jit import kernel as compiled
-from minicnn.ops.fast.jit import parallel_kernel
-
-SEGMENTS = 16  # of a sum over rows: fixed, so that the number of threads changes no bit
-NARROW = 128  # values; shorter rows are taken several at a time
+from minicnn.ops.fast.channel_sums import channel_sums
 
 
 def dense(x, kernel, bias=None, activation=None, out=None):
@@ -69,9 +60,7 @@ def bias_grad(dy, out=None):
     dtype = operands.float_type("dy", dy)
     columns = dy.shape[-1]
     db = operands.output(out, (columns,), dtype)
-    width = columns * max(1, NARROW // columns) if columns else 0
-    partial = arena.empty((SEGMENTS, width), np.float64)
-    _sum_rows(operands.flat("dy", dy, dy.shape, dtype), columns, partial, db)
+    db[:] = channel_sums(operands.flat("dy", dy, dy.shape, dtype), dy.shape)
     return db
 
 
@@ -87,29 +76,3 @@ def _geometry(x_shape, kernel_shape):
     return direct.Geometry(
         (m, 1, 1, k), (1, 1, k, n), (m, 1, 1, n), (1, 1), ((0, 0), (0, 0)), (1, 1), 1
     )
-
-
-@parallel_kernel
-def _sum_rows(values, columns, partial, sums):
-    segments = len(partial)
-    rows = len(values) // max(columns, 1)
-    for segment in prange(segments):
-        first, last = share(np.int64(segment), segments, rows)
-        _sum_piece(values, first * columns, last * columns, partial[segment])
-    for j in range(columns):
-        total = 0.0
-        for segment in range(segments):
-            for k in range(j, partial.shape[1], columns):
-                total += partial[segment, k]
-        sums[j] = total
-
-
-@compiled
-def _sum_piece(values, first, last, sums):
-    """Add values[first:last] up in rows of len(sums), a multiple of the number of columns."""
-    sums[:] = 0
-    width = len(sums)
-    while first < last:
-        for j in range(min(width, last - first)):
-            sums[j] += values[first + j]
-        first += width

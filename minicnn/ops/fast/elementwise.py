@@ -14,11 +14,10 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast.exponential import exp, expm1, like, log1p
+from minicnn.ops.fast.channel_sums import BLOCK, GROUP, Rows, add_rows, fold
+from minicnn.ops.fast.exponential import erfc, exp, expm1, like, log1p
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
-
-BLOCK = 8192  # numbers in a task: 32 kB of float32 fit a level-1 cache and are some 3 us of work
 
 
 @kernel
@@ -172,14 +171,14 @@ def silu_derivative(x):
 
 @kernel
 def gelu(x):
-    return like(x, 0.5) * x * math.erfc(like(x, -math.sqrt(0.5)) * x)
+    return like(x, 0.5) * x * erfc(like(x, -math.sqrt(0.5)) * x)
 
 
 @kernel
 def gelu_derivative(x):
     half = like(x, 0.5)
     density = like(x, 1 / math.sqrt(2 * math.pi)) * exp(-half * x * x)
-    return half * math.erfc(like(x, -math.sqrt(0.5)) * x) + x * density
+    return half * erfc(like(x, -math.sqrt(0.5)) * x) + x * density
 
 
 GELU_INNER, GELU_CUBE = math.sqrt(2 / math.pi), 0.044715
@@ -325,6 +324,33 @@ def gradient_loop(name):
     return parallel_kernel(loop)
 
 
+@functools.cache
+def gradient_sums_loop(name):
+    """The same, and sums[b, 0] = sum of the rows of dx in block b, while it is in the cache."""
+    derivative = FUNCTIONS[name][1]
+
+    def serial(dy, saved, dx, numbers):
+        for i in range(dy.size):
+            dx[i] = dy[i] * derivative(saved[i], *numbers)
+
+    serial.__qualname__ = f"{name}_gradient_serial"
+    serial = kernel(serial)
+
+    def loop(dy, saved, dx, numbers, sums, rows):
+        width = sums.shape[2]
+        step = GROUP * width * max(1, BLOCK // (GROUP * width))
+        for b in prange(len(sums)):
+            sums[b] = 0
+            last = min((b + 1) * rows * width, dy.size)
+            for start in range(b * rows * width, last, step):
+                part = slice(start, min(start + step, last))
+                serial(dy[part], saved[part], dx[part], numbers)
+                add_rows(dx[part], sums[b, 0])
+
+    loop.__qualname__ = f"{name}_gradient_sums"
+    return parallel_kernel(loop)
+
+
 def resolve(activation, dtype):
     """(name, numbers of the arrays' type): leaky_relu of slope 0 is relu, no bound is infinity."""
     name, *numbers = activation
@@ -350,6 +376,21 @@ def activate_grad(dy, saved, activation, out=None):
     saved = flat("saved", saved, dy.shape, dtype)
     gradient_loop(name)(flat("dy", dy, dy.shape, dtype), saved, dx.reshape(-1), numbers)
     return dx
+
+
+def activate_bias_grad(dy, saved, activation, out=None):
+    """dx as `activate_grad`, and its sums over all axes but the last: the bias's gradient."""
+    dtype = float_type("dy", dy)
+    dx = output(out, dy.shape, dtype)
+    if not dy.size:
+        return dx, np.zeros(dy.shape[-1], dtype)
+    cut = Rows(dy.shape)
+    name, numbers = resolve(activation, dtype)
+    saved = flat("saved", saved, dy.shape, dtype)
+    sums = cut.partial_sums(1)
+    loop = gradient_sums_loop(name)
+    loop(flat("dy", dy, dy.shape, dtype), saved, dx.reshape(-1), numbers, sums, cut.rows)
+    return dx, cut.total(sums)[0].astype(dtype)
 
 
 # --- softmax: a block of whole rows per task; the sums run in order, in float64 ---
@@ -484,17 +525,6 @@ def scale_shift_rows(x, scale, offset, y):
         for start in range(b * width * rows, min((b + 1) * width * rows, x.size), width):
             row = slice(start, start + width)
             scale_shift_row(x[row], scale, offset, y[row])
-
-
-def fold(rows, channels):
-    """Rows to treat as one, so that the loop over channels is long enough for full vectors.
-
-    A loop over 3 channels runs 3 numbers at a time; 64 pixels of 3 channels are a row of 192.
-    """
-    factor = 1
-    while factor * channels < 256 and rows % (2 * factor) == 0:
-        factor *= 2
-    return factor
 
 
 def scale_shift(x, scale, offset, dtype, out=None):

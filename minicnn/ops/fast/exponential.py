@@ -1,16 +1,21 @@
-"""exp, expm1 and log1p for loops that LLVM turns into vector instructions; a call of the C
+"""exp, expm1, log1p and erfc for loops that LLVM turns into vector instructions; a call of the C
 library's functions would be made number by number.
 
     exp(x) = 2^k exp(r)      k = round(x / ln 2)      r = x - k ln 2, so |r| <= 0.3466
     expm1(r) = r + r^2 / 2! + r^3 / 3! + ...          up to r^7 in float32, r^13 in float64
     log(1 + x) = 2 artanh(s) = 2 (s + s^3 / 3 + s^5 / 5 + ...)      s = x / (x + 2)
+    erfc(x) = exp(-x^2) t P(t) for x >= 0, 2 - erfc(-x) below       t = 1 / (1 + x / 2)
 
 Design: adding MAGIC = 1.5 2^m + bias (m mantissa bits) rounds to a whole number and leaves k + bias
 in the lowest bits, which shifted left by m are the float 2^k. 2^k expm1(r) is added last, to 2^k or
 to 2^k - 1, so that expm1 keeps its digits near 0. Errors against long double: exp 1.02 units in the
 last place, expm1 1.7. With it the sigmoid of 2 million float32 takes 0.37 ms on two cores, near the
-speed of memory; exp of the C library alone took 2.5 ms.
+speed of memory; exp of the C library alone took 2.5 ms. P is a fit to erfc(x) exp(x^2) / t on
+0..9.5, 4e-8 off at most relatively; float64, which only checks use, calls the C library's erfc: the
+exact GELU of 2 million numbers takes 18 ms with that on one core.
 """
+
+import math
 
 import numba
 import numpy as np
@@ -54,6 +59,31 @@ def log1p(x):
     for odd in (29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3):
         p = p * t + like(x, 1 / odd)
     return like(x, 2) * (s + s * t * p)
+
+
+def erfc(x):
+    """The complementary error function, 1 - erf(x), also where that is tiny."""
+    raise NotImplementedError("only for compiled code")
+
+
+# Chebyshev fit of degree 8, weighted again and again until the relative error was level.
+ERFC = (0.282087677, 0.282353469, 0.243261113, 0.202069426, -0.0251767471,
+        0.275976839, -0.485382593, 0.283701445, -0.0588906716)  # fmt: skip
+E0, E1, E2, E3, E4, E5, E6, E7, E8 = (np.float32(c) for c in ERFC)
+
+
+def _erfc_float32(x):
+    z = abs(x)
+    t = np.float32(1) / (np.float32(1) + np.float32(0.5) * z)
+    p = E4 + t * (E5 + t * (E6 + t * (E7 + t * E8)))
+    p = E0 + t * (E1 + t * (E2 + t * (E3 + t * p)))
+    above = exp(-z * z) * t * p
+    return np.float32(2) - above if x < 0 else above
+
+
+@overload(erfc, inline="always")
+def _erfc_of_type(x):
+    return _erfc_float32 if x == numba.float32 else lambda x: math.erfc(x)
 
 
 def _parts(x):

@@ -174,6 +174,19 @@ class Vectors:
             self.builder, self.integer(0), stop, self.integer(step), intp=INTEGER
         )
 
+    def whole_or_first(self, count, write):
+        """write(load, store) for a whole vector, and again for its first `count` lanes if that
+        is less; load(array, index) and store(value, array, index) touch nothing beyond them."""
+        whole = self.builder.icmp_signed(">=", count, self.integer(self.lanes))
+        with self.builder.if_else(whole) as (then, otherwise):
+            with then:
+                write(self.load, self.store)
+            with otherwise:
+                write(
+                    lambda array, index: self.load_first(array, index, count),
+                    lambda value, array, index: self.store_first(value, array, index, count),
+                )
+
     def _function(self, name, arguments):
         signature = ir.FunctionType(self.type, arguments)
         return cgutils.get_or_insert_function(self.builder.module, signature, name)

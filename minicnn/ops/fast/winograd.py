@@ -49,7 +49,8 @@ ELEMENTS = TILE * TILE
 V_BYTES = 640 * 1024  # transformed inputs of a block: fits L2 beside the kernel's panels
 GROUP = 2  # panels of filters that are multiplied before their outputs are transformed back
 PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
-TASKS = 8
+TASKS = 8  # of a kernel gradient, at most: what more threads could share
+SEGMENT = 256  # tiles
 
 
 def matrices(points=POINTS, out=OUT, taps=TAPS):
@@ -216,13 +217,38 @@ def _transform_kernel(v, source, source0, tap_step, target, target0, element_ste
 
 
 @simd.vector_intrinsic
-def _transform_kernel_grad(v, source, source0, element_step, target, target0, tap_step, count):
-    """dg = G^T du G."""
-    tile = [
-        [v.load(source, v.offset(source0, (element_step, i * TILE + j))) for j in range(TILE)]
-        for i in range(TILE)
-    ]
-    tile = _sandwich(v, transposed(G), tile)
+def _transform_kernel_grad(
+    v, source, source0, element_step, segments, segment_step, target, target0, tap_step, count
+):
+    """dg = G^T du G, where du is the sum of `segments` (at least one) partial sums."""
+
+    def row_sum(i):
+        builder = v.builder
+        places = [v.offset(source0, (element_step, i * TILE + j)) for j in range(TILE)]
+        first = [v.load(source, place) for place in places]
+        before = builder.block
+        loop, body, after = (builder.append_basic_block(name) for name in ("add", "one", "added"))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        segment, moved = builder.phi(v.integer(0).type), builder.phi(v.integer(0).type)
+        sums = [builder.phi(v.type) for _ in range(TILE)]
+        builder.cbranch(builder.icmp_signed("<", segment, segments), body, after)
+        builder.position_at_end(body)
+        more = [v.load(source, builder.add(place, moved)) for place in places]
+        new = [v.add(total, one) for total, one in zip(sums, more, strict=True)]
+        advances = [
+            (segment, v.integer(1), builder.add(segment, v.integer(1))),
+            (moved, segment_step, builder.add(moved, segment_step)),
+            *zip(sums, first, new, strict=True),
+        ]
+        for phi, at_first, at_next in advances:
+            phi.add_incoming(at_first, before)
+            phi.add_incoming(at_next, body)
+        builder.branch(loop)
+        builder.position_at_end(after)
+        return sums
+
+    tile = _sandwich(v, transposed(G), [row_sum(i) for i in range(TILE)])
     _store_whole_or_first(
         v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * TAPS + j))), count
     )
@@ -261,8 +287,9 @@ def _transform_output(v, m, m0, element_step, start, channel, count, table, tabl
 # -- Kernels ---------------------------------------------------------------------------------------
 
 # Columns of the integer table that describes the pictures to the kernels.
+# CHANNELS and FILTERS are those of one group, PIXEL and OUT_PIXEL those of all groups together.
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, FILTERS, TOP, LEFT, TILES_DOWN,
- TILES_ACROSS, TILES) = range(12)  # fmt: skip
+ TILES_ACROSS, TILES, PIXEL, OUT_PIXEL) = range(14)  # fmt: skip
 
 
 @kernel
@@ -270,7 +297,7 @@ def _input_addresses(x, zeros, table, first, count, addresses):
     """addresses[q, i, j] of pixel (i, j) of the 6x6 tile first + q; zeros outside the picture."""
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
     height, width = table[HEIGHT], table[WIDTH]
-    pixel = table[CHANNELS] * x.itemsize
+    pixel = table[PIXEL] * x.itemsize
     for q in range(count):
         image, rest = divmod(first + q, across * down)
         tile_y, tile_x = divmod(rest, across)
@@ -288,7 +315,7 @@ def _output_addresses(y, outside, table, first, count, addresses):
     """addresses[q, i, j] of pixel (i, j) of the 4x4 tile first + q of y."""
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
     height, width = table[OUT_HEIGHT], table[OUT_WIDTH]
-    pixel = table[FILTERS] * y.itemsize
+    pixel = table[OUT_PIXEL] * y.itemsize
     for q in range(count):
         image, rest = divmod(first + q, across * down)
         tile_y, tile_x = divmod(rest, across)
@@ -398,14 +425,15 @@ def block_steps(block, v_row, lanes):
 @kernel
 def _activate_tiles(y, table, first, count, code, slope):
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
-    height, width, filters = table[OUT_HEIGHT], table[OUT_WIDTH], table[FILTERS]
+    height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL]
     for q in range(first, first + count):
         image, rest = divmod(q, across * down)
         tile_y, tile_x = divmod(rest, across)
         for row in range(tile_y * OUT, min(tile_y * OUT + OUT, height)):
             columns = min(OUT, width - tile_x * OUT)
-            at = ((image * height + row) * width + tile_x * OUT) * filters
-            gemm.activate_row(y, at, columns * filters, code, slope)
+            at = ((image * height + row) * width + tile_x * OUT) * pixel
+            for column in range(columns):
+                gemm.activate_row(y, at + column * pixel, table[FILTERS], code, slope)
 
 
 @parallel_kernel
@@ -466,20 +494,16 @@ def _finish_kernel_grad(partial, row, split, table, dk):
     """Add the segments of one channel of one piece up, in order, and transform the sum."""
     lanes = simd.VECTOR_BYTES // dk.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
+    dk_row = table[OUT_PIXEL]
     piece, channel = divmod(row, channels)
     f0 = piece * split
     columns = min(split, filters - f0)
     step = (channels + ROWS - 1) // ROWS * ROWS * split
-    total = partial[0, piece]
-    for e in range(ELEMENTS):
-        at = e * step + channel * split
-        for segment in range(1, len(partial)):
-            more = partial[segment, piece]
-            for j in range(at, at + columns):
-                total[j] += more[j]
+    segments, pieces, size = partial.shape
     for j in range(0, columns, lanes):
-        _transform_kernel_grad(total, channel * split + j, step, dk, channel * filters + f0 + j,
-                               channels * filters, columns - j)  # fmt: skip
+        _transform_kernel_grad(partial, piece * size + channel * split + j, step, segments,
+                               pieces * size, dk, channel * dk_row + f0 + j, channels * dk_row,
+                               columns - j)  # fmt: skip
 
 
 # -- The three products ----------------------------------------------------------------------------
@@ -487,38 +511,44 @@ def _finish_kernel_grad(partial, row, split, table, dk):
 
 def is_defined(shape):
     """Whether this algorithm computes convolutions of this geometry."""
-    return (
-        shape.kernel_shape[:2] == (TAPS, TAPS)
-        and shape.strides == (1, 1) == shape.dilation
-        and shape.groups == 1
-    )
+    return shape.kernel_shape[:2] == (TAPS, TAPS) and shape.strides == (1, 1) == shape.dilation
 
 
 def convolve(x, kernel, bias, shape, activation, y):
     """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
-    _, _, channels, filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS) * channels * filters
-    u = _transformed_kernel(kernel, taps, filters, 1, channels, filters)
+    _, _, channels, all_filters = shape.kernel_shape
+    taps = np.arange(TAPS * TAPS) * channels * all_filters
+    filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    _product(x, shape.input_shape, u, bias, activation, y, shape.output_shape, top, left)
+    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        u = _transformed_kernel(kernel[own], taps, all_filters, 1, channels, filters)
+        _product(x[g * channels :], table, u, None if bias is None else bias[own], activation,
+                 y[own])  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
-    _, _, channels, filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS)[::-1] * channels * filters
-    u = _transformed_kernel(kernel, taps, 1, filters, filters, channels)
+    _, _, channels, all_filters = shape.kernel_shape
+    taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
+    filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    _product(dy, shape.output_shape, u, None, None, dx, shape.input_shape,
-             TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+    table = _table(shape.output_shape, shape.input_shape, filters, channels,
+                   TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        u = _transformed_kernel(kernel[own], taps, 1, all_filters, filters, channels)
+        _product(dy[own], table, u, None, None, dx[g * channels :])
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
     lanes = simd.lanes(x.dtype)
-    _, _, channels, filters = shape.kernel_shape
+    _, _, channels, all_filters = shape.kernel_shape
+    filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    table = _table(shape.input_shape, shape.output_shape, top, left)
+    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
     tiles = int(table[TILES])
     segments, split = _division(tiles, channels, filters, lanes, x.itemsize)
     pieces = -(-filters // split)
@@ -529,33 +559,39 @@ def convolve_kernel_grad(x, dy, shape, dk):
     v_row = -(-channels // lanes) * lanes
     v_step, _ = block_steps(block, v_row, lanes)
     m_step = block * split + lanes
-    tiles_gradient(
-        x, table, dy, dk, block, split, _zeros(max(channels, filters) + 2 * lanes, x.dtype),
-        partial,
-        arena.empty((workers, ELEMENTS * v_step + ROWS + lanes), x.dtype),
-        arena.empty((workers, ELEMENTS * m_step), x.dtype),
-        np.empty((workers, block, ELEMENTS), np.int64),
-    )  # fmt: skip
+    zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
+    v = arena.empty((workers, ELEMENTS * v_step + ROWS + lanes), x.dtype)
+    m = arena.empty((workers, ELEMENTS * m_step), x.dtype)
+    addresses = np.empty((workers, block, ELEMENTS), np.int64)
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        tiles_gradient(x[g * channels :], table, dy[own], dk[own], block, split, zeros, partial,
+                       v, m, addresses)  # fmt: skip
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
-    """(segments of the tiles, filters per piece): about TASKS tasks within PARTIAL_BYTES."""
+    """(segments of the tiles, filters per piece), by the shape alone.
+
+    A segment costs the memory of a partial sum, a piece another transform of the input: at most
+    TASKS segments of SEGMENT tiles or more, and pieces only where that leaves fewer than 4 tasks.
+    """
     size = ELEMENTS * channels * filters * itemsize
-    segments = max(1, min(TASKS, tiles // (2 * ROWS), PARTIAL_BYTES // size))
+    enough = max(tiles // SEGMENT, min(2, tiles // (2 * ROWS)))
+    segments = max(1, min(TASKS, enough, PARTIAL_BYTES // size))
     panels = -(-filters // (2 * lanes))
-    pieces = max(1, min(TASKS // segments, panels))
+    pieces = max(1, min(4 // segments, panels))
     return segments, -(-panels // pieces) * 2 * lanes
 
 
-def _product(x, x_shape, u, bias, activation, y, y_shape, top, left):
-    lanes, channels, filters = simd.lanes(x.dtype), x_shape[3], y_shape[3]
-    table = _table(x_shape, y_shape, top, left)
-    tiles = int(table[TILES])
+def _product(x, table, u, bias, activation, y):
+    """One group: x and y begin at its first channel and filter."""
+    lanes = simd.lanes(x.dtype)
+    channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
     workers = min(threads.count(), -(-tiles // ROWS))
     block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
     start = np.zeros(filters + 2 * lanes, x.dtype)
     if bias is not None:
-        start[:filters] = bias
+        start[:filters] = bias[:filters]
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
@@ -584,11 +620,11 @@ def _block(tiles, channels, lanes, itemsize):
 
 
 @functools.lru_cache(maxsize=256)
-def _table(x_shape, y_shape, top, left):
+def _table(x_shape, y_shape, channels, filters, top, left):
     n, h, w, c = x_shape
     _, oh, ow, f = y_shape
     down, across = -(-oh // OUT), -(-ow // OUT)
-    fields = [n, h, w, c, oh, ow, f, top, left, down, across, n * down * across]
+    fields = [n, h, w, channels, oh, ow, filters, top, left, down, across, n * down * across, c, f]
     return np.array(fields, np.int64)
 
 

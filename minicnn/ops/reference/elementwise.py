@@ -230,6 +230,12 @@ def activate_grad(dy, saved, activation, out=None):
     return deliver(dy * derivative(saved, *numbers), dy.dtype, out)
 
 
+def activate_bias_grad(dy, saved, activation, out=None):
+    """dx as `activate_grad`, and its sums over all axes but the last: the bias's gradient."""
+    dx = activate_grad(dy, saved, activation, out)
+    return dx, dx.sum(axis=tuple(range(dx.ndim - 1)), dtype=np.float64).astype(dx.dtype)
+
+
 # --- softmax ---
 
 

@@ -15,6 +15,7 @@ directions can change u.
 
 import numpy as np
 
+from minicnn.ops.reference.elementwise import activate_bias_grad
 from minicnn.ops.reference.output import deliver
 
 
@@ -45,6 +46,15 @@ def batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon, out=None):
     dx = affine(scale * (dy_rows - dbeta / len(u) - u * dgamma / len(u)), gamma)
     dx = deliver(dx.reshape(x.shape), x.dtype, out)
     return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+
+
+def batch_norm_activation_grad(dy, x, gamma, mean, variance, epsilon, activation, out=None):
+    """dz, its sum (c,), dgamma, dbeta where x = activation(z): `batch_norm_train_grad` gone on.
+
+    For activations whose derivative follows from their value x.
+    """
+    dx, dgamma, dbeta = batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon)
+    return (*activate_bias_grad(dx, x, activation, out), dgamma, dbeta)
 
 
 def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, out=None):
