@@ -116,8 +116,16 @@ def end(builder):
     _instruction(builder, "tilerelease", [])
 
 
+def _fetch(builder, write):
+    """Writes the instruction that begins to fetch the line at an address."""
+    arguments = [ir.Constant(_WORD, value) for value in (int(write), 3, 1)]
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES, *(a.type for a in arguments)])
+    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    return lambda at: builder.call(prefetch, [builder.inttoptr(at, _BYTES), *arguments])
+
+
 def _block_intrinsic(tile_columns):
-    """c (32 rows, 16 columns per tile column) = start + a @ b, or c += a @ b if start is 0.
+    """c (32 rows, 16 columns per tile column) = start + a @ b; a start at 0 means zeros.
 
     All arguments are addresses and bytes. Line (row i, step s, part p) of a lies at
     a + steps[s] + i * a_row + p * a_part; the tiles of b in the order step, part, column.
@@ -143,11 +151,11 @@ def _block_intrinsic(tile_columns):
                     address = builder.add(c, builder.mul(c_row, integer(16 * i)))
                     yield 2 * i + j, builder.add(address, integer(LINE * j))
 
-        with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (adding, starting):
-            with adding:
-                for number, address in sums():
-                    load(number, address, c_row)
-            with starting:
+        with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (plain, biased):
+            with plain:
+                for number, _ in sums():
+                    _instruction(builder, "tilezero", [tile(number)])
+            with biased:
                 for i in rows:
                     for j in columns:
                         load(2 * i + j, builder.add(start, integer(LINE * j)), integer(0))
@@ -156,8 +164,8 @@ def _block_intrinsic(tile_columns):
                 builder.inttoptr(steps, simd.INTEGER.as_pointer()), [loop.index]
             )
             a_at = builder.add(a, builder.load(entry))
-            step_bytes = integer(PARTS * tile_columns * TILE_BYTES)
-            b_at = builder.add(b, builder.mul(loop.index, step_bytes))
+            step_bytes = PARTS * tile_columns * TILE_BYTES
+            b_at = builder.add(b, builder.mul(loop.index, integer(step_bytes)))
 
             def load_a(part):
                 for i in rows:
@@ -169,6 +177,9 @@ def _block_intrinsic(tile_columns):
                     at = integer((part * tile_columns + j) * TILE_BYTES)
                     load(6 + j, builder.add(b_at, at), integer(LINE))
 
+            fetch = _fetch(builder, write=False)  # the next step: 5 % where b is not in L1
+            for line in range(step_bytes // LINE):
+                fetch(builder.add(b_at, integer(step_bytes + line * LINE)))
             a_part_now = b_part_now = None
             for a_new, b_new in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
                 if a_new != a_part_now:
@@ -259,14 +270,11 @@ def zero_lines(builder, target, count):
 @_integer_intrinsic
 def fetch_rows(builder, address, row_step, rows):
     """Begin to fetch 128 bytes of each row for writing: the product hides the way to memory."""
-    arguments = [ir.Constant(_WORD, value) for value in (1, 3, 1)]
-    kind = ir.FunctionType(ir.VoidType(), [_BYTES, *(a.type for a in arguments)])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    fetch = _fetch(builder, write=True)
     with cgutils.for_range(builder, rows, intp=simd.INTEGER) as loop:
         at = builder.add(address, builder.mul(loop.index, row_step))
         for offset in (0, LINE):
-            place = builder.add(at, ir.Constant(simd.INTEGER, offset))
-            builder.call(prefetch, [builder.inttoptr(place, _BYTES), *arguments])
+            fetch(builder.add(at, ir.Constant(simd.INTEGER, offset)))
 
 
 @kernel
@@ -284,7 +292,7 @@ def split_row(source, count, target):
 
 @kernel
 def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
-    """32 rows and up to 32 columns of c = start + a @ b, or c += a @ b if start is 0: addresses.
+    """32 rows and up to 32 columns of c = start + a @ b, all addresses; start 0 means zeros.
 
     c has room for 32 columns, or 16 where `columns` is no more.
     """
@@ -329,22 +337,22 @@ def _pack_piece(piece, b, taps, table, packed):
     row_step, column_step = table[CHANNEL_STEP], table[COLUMN_STEP]
     start = taps[tap] + group * table[GROUP_STEP] + panel * PANEL * column_step
     square = np.zeros(STEP * PANEL, np.float32)
+    half = STEP // 2
     for step in range(steps):
         rows = min(STEP, channels - step * STEP)
-        if rows < STEP:
-            square[:] = 0
         first = start + step * STEP * row_step
-        if column_step == 1:
-            for row in range(rows):
-                for j in range(width):
-                    square[row * PANEL + j] = b[first + row * row_step + j]
+        if column_step == 1 and rows == STEP and width == tiles * half:
+            low, distance = b.ctypes.data + 4 * first, 4 * row_step
         else:
+            low, distance = square.ctypes.data, 4 * PANEL
+            if rows < STEP:
+                square[:] = 0
             for j in range(width):
                 for row in range(rows):
                     square[row * PANEL + j] = b[first + row * row_step + j * column_step]
         for tile in range(tiles):
-            for row in range(STEP // 2):
-                low = square.ctypes.data + row * 4 * PANEL + tile * LINE
-                split_pair(low, low + STEP // 2 * 4 * PANEL, at + tile * TILE_BYTES + row * LINE,
+            for row in range(half):
+                line = low + row * distance + tile * LINE
+                split_pair(line, line + half * distance, at + tile * TILE_BYTES + row * LINE,
                            tiles * TILE_BYTES)  # fmt: skip
         at += PARTS * tiles * TILE_BYTES

@@ -117,7 +117,7 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, z
                             v + e * v_step + q * LINE, LINE, part, offsets.ctypes.data, steps,
                             u.ctypes.data + b * amx.packed_panel(steps), columns - panel,
                             m.ctypes.data + (e * m_step + q * GROUP + panel) * 4, GROUP * 4,
-                            zeros.ctypes.data,
+                            0,
                         )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, HALF):
@@ -146,6 +146,13 @@ def element_steps(block, steps):
 
 
 # -- The products ----------------------------------------------------------------------------------
+
+
+def pays(channels, filters):
+    """Whether this is quicker than `winograd`: lines that are mostly full, and a transformed
+    kernel that stays in the second-level cache, because it is read anew for every block."""
+    steps = -(-channels // STEP)
+    return channels / (steps * STEP) > 0.6 and steps * -(-filters // PANEL) <= 8
 
 
 def convolve(x, kernel, bias, shape, activation, y):

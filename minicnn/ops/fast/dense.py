@@ -6,7 +6,9 @@ BLAS stays out of the training step: its threads would spin beside Numba's and c
 the product itself.
 """
 
-from minicnn.ops.fast import direct, operands
+import numpy as np
+
+from minicnn.ops.fast import amx, amx_direct, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
 
 
@@ -18,7 +20,7 @@ def dense(x, kernel, bias=None, activation=None, out=None):
     if bias is not None:
         bias = operands.flat("bias", bias, (kernel.shape[1],), dtype)
     if y.size:
-        direct.convolve(
+        _algorithm(shape, dtype).convolve(
             operands.flat("x", x, x.shape, dtype),
             operands.flat("kernel", kernel, kernel.shape, dtype),
             bias,
@@ -37,8 +39,18 @@ def dense_input_grad(dy, kernel, out=None):
     dx = operands.output(out, (m, k), dtype)
     if dx.size:
         kernel = operands.flat("kernel", kernel, (k, n), dtype)
-        direct.convolve_input_grad(dy, kernel, _geometry((m, k), (k, n)), dx.reshape(-1))
+        shape = _geometry((m, k), (k, n))
+        algorithm = _algorithm(_geometry((m, n), (n, k)), dtype)
+        algorithm.convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
     return dx
+
+
+def _algorithm(shape, dtype):
+    """The module that multiplies; `shape` is that of the product, not of the layer."""
+    _, _, k, n = shape.kernel_shape
+    if dtype == np.float32 and amx.is_available() and amx_direct.pays(k, n, shape.input_shape[0]):
+        return amx_direct
+    return direct
 
 
 def dense_kernel_grad(x, dy, out=None):
