@@ -20,8 +20,8 @@ from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import ELEMENTS, TAPS
 
-V_BYTES = 512 * 1024  # of a block, beside the transformed kernel and the products
-GROUP = 2 * PANEL  # filters that are multiplied before their outputs are transformed back
+BLOCK_BYTES = 768 * 1024  # of v and m, beside the transformed kernel
+GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
 
 
@@ -70,24 +70,26 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step,
 
 
 @parallel_kernel
-def tiles_product(x, table, u, offsets, start, y, code, slope, block, zeros, outside, v, m,
-                  addresses):  # fmt: skip
+def tiles_product(x, table, u, offsets, start, y, code, slope, block, group, zeros, outside,
+                  v, lines, m, addresses):  # fmt: skip
     """y = activation(x * kernel + bias) from the transformed kernel u."""
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, u, offsets, start, y, code, slope, block, zeros,
-                       outside, v, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), x, table, u, offsets, start, y, code, slope, block, group,
+                       zeros, outside, v, lines, m, addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, zeros, outside, vs,
-                   ms, tables):  # fmt: skip
+def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, group, zeros,
+                   outside, vs, lines, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
+    lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
-    m, addresses = ms[worker], tables[worker]
-    pair, v = vs[worker, : ELEMENTS * STEP], vs[worker, ELEMENTS * STEP :].ctypes.data
+    v, m, addresses = vs[worker], ms[worker], tables[worker]
+    a = lines[worker].ctypes.data
+    v_row = (channels + lanes - 1) // lanes * lanes
     steps = len(offsets)
-    v_step, m_step = element_steps(block, steps)
-    part = block * LINE
+    a_row = (steps * PARTS | 1) * LINE
+    v_step, m_step = block * v_row + lanes, block * group + lanes
     rectify = code == gemm.RELU or code == gemm.LEAKY_RELU
     first, last = gemm.share(worker, len(vs), table[winograd.TILES])
     amx.begin()
@@ -95,54 +97,33 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, z
         count = min(block, last - first)
         winograd._input_addresses(x, zeros, table, first, count, addresses)
         for q in range(count):
-            for step in range(steps):
-                c = step * STEP
-                winograd._transform_input(addresses, q * ELEMENTS, c, channels - c, pair,
-                                          gemm.ORIGIN, STEP)  # fmt: skip
-                if channels - c > HALF:
-                    winograd._transform_input(addresses, q * ELEMENTS, c + HALF,
-                                              channels - c - HALF, pair, HALF, STEP)  # fmt: skip
-                    split_elements(pair.ctypes.data, LINE, v + offsets[step] + q * LINE, v_step,
-                                   part)  # fmt: skip
-                else:
-                    split_elements(pair.ctypes.data, 0, v + offsets[step] + q * LINE, v_step, part)
+            for c in range(0, channels, lanes):
+                winograd._transform_input(addresses, q * ELEMENTS, c, channels - c, v,
+                                          q * v_row + c, v_step)  # fmt: skip
         winograd._output_addresses(y, outside, table, first, count, addresses)
-        for f in range(0, filters, GROUP):
-            columns = min(GROUP, filters - f)
+        for f in range(0, filters, group):
+            columns = min(group, filters - f)
             for e in range(ELEMENTS):
+                source = v.ctypes.data + 4 * e * v_step
+                for q in range(count):
+                    amx.split_row(source + 4 * q * v_row, v_row, a + q * a_row)
                 for panel in range(0, columns, PANEL):
                     b = (f + panel) // PANEL * ELEMENTS + e
                     for q in range(0, count, BLOCK):
                         amx.block_product(
-                            v + e * v_step + q * LINE, LINE, part, offsets.ctypes.data, steps,
+                            a + q * a_row, a_row, LINE, offsets.ctypes.data, steps,
                             u.ctypes.data + b * amx.packed_panel(steps), columns - panel,
-                            m.ctypes.data + (e * m_step + q * GROUP + panel) * 4, GROUP * 4,
-                            0,
+                            m.ctypes.data + (e * m_step + q * group + panel) * 4, group * 4, 0,
                         )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, HALF):
-                    winograd._transform_output(m, q * GROUP + j, m_step, start, f + j, columns - j,
+                    winograd._transform_output(m, q * group + j, m_step, start, f + j, columns - j,
                                                addresses, q * ELEMENTS, rectify,
                                                slope)  # fmt: skip
         if code > gemm.LEAKY_RELU:
             winograd._activate_tiles(y, table, first, count, code, slope)
         first += count
     amx.end()
-
-
-@kernel
-def split_elements(pair, high, target, element_step, part_step):
-    """Split all elements of one tile; without a second vector of channels (high 0) words of it
-    repeat the first, which meets zeros of u."""
-    for e in range(ELEMENTS):
-        low = pair + e * STEP * 4
-        amx.split_pair(low, low + high, target + e * element_step, part_step)
-
-
-@kernel
-def element_steps(block, steps):
-    """Distance of the elements in v (bytes) and m (values): an odd number of cache lines."""
-    return (block * steps * PARTS + 1) * LINE, block * GROUP + LINE // 4
 
 
 # -- The products ----------------------------------------------------------------------------------
@@ -193,8 +174,10 @@ def _product(x, table, right, bias, activation, y):
     u = arena.empty((panels * ELEMENTS * steps * PARTS * 2 * amx.TILE_BYTES // 4,), np.float32)
     split_kernel(*right, u)
     workers = min(threads.count(), -(-tiles // BLOCK))
-    block = max(V_BYTES // (ELEMENTS * steps * PARTS * LINE) // BLOCK, 1) * BLOCK
+    v_row = -(-channels // lanes) * lanes
+    group = min(panels * PANEL, GROUP)
     share = -(-tiles // workers)
+    block = max(BLOCK_BYTES // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
     blocks = -(-share // block)
     block = -(-share // blocks)
     block += -block % BLOCK
@@ -202,11 +185,11 @@ def _product(x, table, right, bias, activation, y):
     if bias is not None:
         start[:filters] = bias[:filters]
     code, slope = gemm.activation_code(activation, x.dtype)
-    v_step, m_step = element_steps.py_func(block, steps)
     tiles_product(
-        x, table, u, np.arange(steps) * PARTS * block * LINE, start, y, code, slope, block,
+        x, table, u, np.arange(steps) * PARTS * LINE, start, y, code, slope, block, group,
         winograd._zeros(channels + 2 * lanes, x.dtype), np.empty(filters + lanes, x.dtype),
-        arena.empty((workers, ELEMENTS * STEP + ELEMENTS * v_step // 4), np.float32),
-        arena.empty((workers, ELEMENTS * m_step), np.float32),
+        arena.empty((workers, ELEMENTS * (block * v_row + lanes)), np.float32),
+        arena.empty((workers, block * (steps * PARTS | 1) * LINE // 4), np.float32),
+        arena.empty((workers, ELEMENTS * (block * group + lanes)), np.float32),
         np.empty((workers, block, ELEMENTS), np.int64),
     )  # fmt: skip
