@@ -116,14 +116,6 @@ def end(builder):
     _instruction(builder, "tilerelease", [])
 
 
-def _fetch(builder, write):
-    """Writes the instruction that begins to fetch the line at an address."""
-    arguments = [ir.Constant(_WORD, value) for value in (int(write), 3, 1)]
-    kind = ir.FunctionType(ir.VoidType(), [_BYTES, *(a.type for a in arguments)])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    return lambda at: builder.call(prefetch, [builder.inttoptr(at, _BYTES), *arguments])
-
-
 def _block_intrinsic(tile_columns):
     """c (32 rows, 16 columns per tile column) = start + a @ b; a start at 0 means zeros.
 
@@ -164,8 +156,8 @@ def _block_intrinsic(tile_columns):
                 builder.inttoptr(steps, simd.INTEGER.as_pointer()), [loop.index]
             )
             a_at = builder.add(a, builder.load(entry))
-            step_bytes = PARTS * tile_columns * TILE_BYTES
-            b_at = builder.add(b, builder.mul(loop.index, integer(step_bytes)))
+            step_bytes = integer(PARTS * tile_columns * TILE_BYTES)
+            b_at = builder.add(b, builder.mul(loop.index, step_bytes))
 
             def load_a(part):
                 for i in rows:
@@ -177,9 +169,6 @@ def _block_intrinsic(tile_columns):
                     at = integer((part * tile_columns + j) * TILE_BYTES)
                     load(6 + j, builder.add(b_at, at), integer(LINE))
 
-            fetch = _fetch(builder, write=False)  # the next step: 5 % where b is not in L1
-            for line in range(step_bytes // LINE):
-                fetch(builder.add(b_at, integer(step_bytes + line * LINE)))
             a_part_now = b_part_now = None
             for a_new, b_new in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
                 if a_new != a_part_now:
@@ -265,16 +254,6 @@ def zero_lines(builder, target, count):
         at = builder.add(target, builder.mul(loop.index, ir.Constant(simd.INTEGER, LINE)))
         place = builder.inttoptr(at, _WORDS.as_pointer())
         builder.store(ir.Constant(_WORDS, [0] * 16), place, align=LINE)
-
-
-@_integer_intrinsic
-def fetch_rows(builder, address, row_step, rows):
-    """Begin to fetch 128 bytes of each row for writing: the product hides the way to memory."""
-    fetch = _fetch(builder, write=True)
-    with cgutils.for_range(builder, rows, intp=simd.INTEGER) as loop:
-        at = builder.add(address, builder.mul(loop.index, row_step))
-        for offset in (0, LINE):
-            fetch(builder.add(at, ir.Constant(simd.INTEGER, offset)))
 
 
 @kernel

@@ -300,7 +300,6 @@ def _group_product(planes, table, offsets, first, rows, b, columns, start, colum
                 c, c_row = y.ctypes.data + 4 * (at + j), 4 * table[Y_PIXEL]
             else:
                 c, c_row = spare.ctypes.data, 4 * PANEL
-            amx.fetch_rows(y.ctypes.data + 4 * (at + j), 4 * table[Y_PIXEL], BLOCK)
             amx.block_product(a, table[PIXEL], LINE, offsets.ctypes.data, len(offsets),
                               b + j // PANEL * amx.packed_panel(len(offsets)), width, c, c_row,
                               start.ctypes.data + 4 * (column + j))  # fmt: skip
