@@ -2,13 +2,16 @@
 
     Y = A^T [(G g G^T) * (B^T d B)] A      see `winograd`, whose transforms these are
 
-v        transformed inputs, split: (element, step, part, tile of the picture), a line each
+v        transformed inputs, float32: (element, tile of the picture, channel)
+a        one element of v, split: (tile of the picture, step, part), a line each
 u        transformed kernel, split: (panel, element, step, part), tiles as `amx.pack` makes them
 m        the products, float32: (element, tile of the picture, filter)
 
 Design. As `winograd`: a block of tiles is transformed, multiplied and transformed back within
-the cache. Two vectors of 16 channels are transformed one after the other into a spare place and
-split from there, because a line holds 32 channels and the transform alone fills all registers.
+the cache. v is split when its element's turn comes, into a place in the first-level cache: split
+by the transform it would be half as large again and written where it is not cached. Measured (one
+core of a Xeon with AMX, against `winograd`): 1.2 to 1.4 times as fast for 32 to 256 channels;
+the product is 3 times as fast, the transforms and splitting are what is left.
 """
 
 import numpy as np
@@ -20,7 +23,10 @@ from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import ELEMENTS, TAPS
 
-BLOCK_BYTES = 768 * 1024  # of v and m, beside the transformed kernel
+# Bytes of v and m of a block: beside a transformed kernel that fits into 2 MB of second-level cache,
+# or as many that a kernel that does not fit is read less often.
+BESIDE_KERNEL, WITHOUT_KERNEL = 640 << 10, 1792 << 10
+CACHED_KERNEL = 1 << 20
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
 
@@ -129,11 +135,9 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
 # -- The products ----------------------------------------------------------------------------------
 
 
-def pays(channels, filters):
-    """Whether this is quicker than `winograd`: lines that are mostly full, and a transformed
-    kernel that stays in the second-level cache, because it is read anew for every block."""
-    steps = -(-channels // STEP)
-    return channels / (steps * STEP) > 0.6 and steps * -(-filters // PANEL) <= 8
+def pays(channels):
+    """Whether this is quicker than `winograd`: lines that are mostly full."""
+    return channels / (-(-channels // STEP) * STEP) > 0.6
 
 
 def convolve(x, kernel, bias, shape, activation, y):
@@ -177,7 +181,8 @@ def _product(x, table, right, bias, activation, y):
     v_row = -(-channels // lanes) * lanes
     group = min(panels * PANEL, GROUP)
     share = -(-tiles // workers)
-    block = max(BLOCK_BYTES // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
+    block_bytes = BESIDE_KERNEL if u.nbytes <= CACHED_KERNEL else WITHOUT_KERNEL
+    block = max(block_bytes // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
     blocks = -(-share // block)
     block = -(-share // blocks)
     block += -block % BLOCK

@@ -111,7 +111,7 @@ def _on_tile_unit(algorithm, shape, product):
         channels, filters = filters, channels
     n, height, width, _ = shape.output_shape
     if algorithm is winograd:
-        return amx_winograd if amx_winograd.pays(channels, filters) else winograd
+        return amx_winograd if amx_winograd.pays(channels) else winograd
     return amx_direct if amx_direct.pays(channels, filters, n * height * width) else direct
 
 
