@@ -116,81 +116,113 @@ def end(builder):
     _instruction(builder, "tilerelease", [])
 
 
-def _block_intrinsic(tile_columns):
+def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
+              begin_sums):  # fmt: skip
+    """c (32 rows, 16 columns per tile column) = what `begin_sums(load, sums)` loads + a @ b.
+
+    a_at(step), b_at(step): where the lines of a step begin; parts lie a_part and b_part apart,
+    the tile columns of b (a number of bytes from the first) follow b_at's second result.
+    """
+
+    def integer(value):
+        return ir.Constant(simd.INTEGER, value)
+
+    def tile(number):
+        return ir.Constant(_BYTE, number)
+
+    def load(number, address, stride):
+        pointer = builder.inttoptr(address, _BYTES)
+        _instruction(builder, "tileloadd64", [tile(number), pointer, stride])
+
+    def at(address, distance, times):
+        if times == 0:
+            return address
+        return builder.add(address, builder.mul(distance, integer(times)))
+
+    rows, columns = range(2), range(tile_columns)
+    sums = [
+        (2 * i + j, j, builder.add(at(c, c_row, 16 * i), integer(LINE * j)))
+        for i in rows
+        for j in columns
+    ]
+    begin_sums(lambda number: _instruction(builder, "tilezero", [tile(number)]), load, sums)
+    with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
+        a_now, (b_now, b_column) = a_at(loop.index), b_at(loop.index)
+        a_loaded = b_loaded = None
+        for a_wanted, b_wanted in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
+            if a_wanted != a_loaded:
+                for i in rows:
+                    load(4 + i, at(at(a_now, a_part, a_wanted), a_row, 16 * i), a_row)
+            if b_wanted != b_loaded:
+                for j in columns:
+                    load(6 + j, at(at(b_now, b_part, b_wanted), b_column, j), b_row)
+            a_loaded, b_loaded = a_wanted, b_wanted
+            for i in rows:
+                for j in columns:
+                    tiles = [tile(2 * i + j), tile(4 + i), tile(6 + j)]
+                    _instruction(builder, "tdpbf16ps", tiles)
+    for number, _, address in sums:
+        pointer = builder.inttoptr(address, _BYTES)
+        _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
+
+
+def _panel_intrinsic(tile_columns):
     """c (32 rows, 16 columns per tile column) = start + a @ b; a start at 0 means zeros.
 
     All arguments are addresses and bytes. Line (row i, step s, part p) of a lies at
     a + steps[s] + i * a_row + p * a_part; the tiles of b in the order step, part, column.
     """
 
-    def product(builder, a, a_row, a_part, steps, count, b, c, c_row, start):
+    def panel_product(builder, a, a_row, a_part, steps, count, b, c, c_row, start):
         def integer(value):
             return ir.Constant(simd.INTEGER, value)
 
-        def tile(number):
-            return ir.Constant(_BYTE, number)
+        def a_at(step):
+            entry = builder.gep(builder.inttoptr(steps, simd.INTEGER.as_pointer()), [step])
+            return builder.add(a, builder.load(entry))
 
-        def load(number, address, stride):
-            pointer = builder.inttoptr(address, _BYTES)
-            _instruction(builder, "tileloadd64", [tile(number), pointer, stride])
+        def b_at(step):
+            size = integer(PARTS * tile_columns * TILE_BYTES)
+            return builder.add(b, builder.mul(step, size)), integer(TILE_BYTES)
 
-        rows, columns = range(2), range(tile_columns)
-        half = builder.mul(a_row, integer(16))
+        def begin_sums(zero, load, sums):
+            with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (plain, biased):
+                with plain:
+                    for number, _, _ in sums:
+                        zero(number)
+                with biased:
+                    for number, j, _ in sums:
+                        load(number, builder.add(start, integer(LINE * j)), integer(0))
 
-        def sums():
-            for i in rows:
-                for j in columns:
-                    address = builder.add(c, builder.mul(c_row, integer(16 * i)))
-                    yield 2 * i + j, builder.add(address, integer(LINE * j))
+        _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, integer(LINE),
+                  integer(tile_columns * TILE_BYTES), c, c_row, begin_sums)  # fmt: skip
 
-        with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (plain, biased):
-            with plain:
-                for number, _ in sums():
-                    _instruction(builder, "tilezero", [tile(number)])
-            with biased:
-                for i in rows:
-                    for j in columns:
-                        load(2 * i + j, builder.add(start, integer(LINE * j)), integer(0))
-        with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
-            entry = builder.gep(
-                builder.inttoptr(steps, simd.INTEGER.as_pointer()), [loop.index]
-            )
-            a_at = builder.add(a, builder.load(entry))
-            step_bytes = integer(PARTS * tile_columns * TILE_BYTES)
-            b_at = builder.add(b, builder.mul(loop.index, step_bytes))
-
-            def load_a(part):
-                for i in rows:
-                    at = builder.add(a_at, builder.mul(a_part, integer(part)))
-                    load(4 + i, builder.add(at, half) if i else at, a_row)
-
-            def load_b(part):
-                for j in columns:
-                    at = integer((part * tile_columns + j) * TILE_BYTES)
-                    load(6 + j, builder.add(b_at, at), integer(LINE))
-
-            a_part_now = b_part_now = None
-            for a_new, b_new in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
-                if a_new != a_part_now:
-                    load_a(a_new)
-                if b_new != b_part_now:
-                    load_b(b_new)
-                a_part_now, b_part_now = a_new, b_new
-                for i in rows:
-                    for j in columns:
-                        _instruction(
-                            builder, "tdpbf16ps", [tile(2 * i + j), tile(4 + i), tile(6 + j)]
-                        )
-        for number, address in sums():
-            _instruction(
-                builder, "tilestored64", [tile(number), builder.inttoptr(address, _BYTES), c_row]
-            )
-
-    return _integer_intrinsic(product)
+    return _integer_intrinsic(panel_product)
 
 
-whole_panel = _block_intrinsic(2)
-half_panel = _block_intrinsic(1)
+def _adding_intrinsic(tile_columns):
+    """c (32 rows, 16 columns per tile column) += a @ b; steps and parts lie evenly apart."""
+
+    def adding_product(builder, a, a_row, a_part, a_step, count, b, b_row, b_part, b_step,
+                       b_column, c, c_row):  # fmt: skip
+        def a_at(step):
+            return builder.add(a, builder.mul(step, a_step))
+
+        def b_at(step):
+            return builder.add(b, builder.mul(step, b_step)), b_column
+
+        def begin_sums(zero, load, sums):
+            for number, _, address in sums:
+                load(number, address, c_row)
+
+        _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
+                  begin_sums)  # fmt: skip
+
+    return _integer_intrinsic(adding_product)
+
+
+whole_panel, half_panel = _panel_intrinsic(2), _panel_intrinsic(1)
+add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
 
 
 def _split(builder, low, high):
@@ -245,6 +277,30 @@ def split_first(builder, source, count, target, part_step):
         builder, builder.add(source, ir.Constant(simd.INTEGER, LINE)), builder.sub(count, sixteen)
     )
     _store_lines(builder, _split(builder, low, high), target, part_step)
+
+
+@_integer_intrinsic
+def transpose(builder, source, row_step, target):
+    """16 lines of 16 floats at `target`: the columns of 16 rows that lie row_step bytes apart."""
+    rows = [
+        _float_vector(builder, builder.add(source, builder.mul(row_step, _count(i))))
+        for i in range(16)
+    ]
+    for distance in (1, 2, 4, 8):  # exchange squares of this size beside the diagonal
+        first = [j if not j & distance else 16 + j - distance for j in range(16)]
+        second = [j + distance if not j & distance else 16 + j for j in range(16)]
+        masks = [ir.Constant(_WORDS, order) for order in (first, second)]
+        for i in range(16):
+            if not i & distance:
+                pair = rows[i], rows[i + distance]
+                rows[i], rows[i + distance] = (builder.shuffle_vector(*pair, m) for m in masks)
+    for i, row in enumerate(rows):
+        place = builder.add(target, _count(LINE * i))
+        builder.store(row, builder.inttoptr(place, _FLOATS.as_pointer()), align=LINE)
+
+
+def _count(value):
+    return ir.Constant(simd.INTEGER, value)
 
 
 @_integer_intrinsic

@@ -134,16 +134,17 @@ class Plan(NamedTuple):
     offsets: np.ndarray  # bytes from a position to a step: (plane, then within it)
     taps: np.ndarray
     packing: np.ndarray
-    pixels: int  # of a band of `band` rows in a plane
 
 
-@functools.lru_cache(maxsize=256)
-def _plan(work: Pass, workers):
+def planes(work, pixel):
+    """(table without band and plane, phases, (phase, row, column) of each tap in its plane).
+
+    The table is what the zeros between rows and pictures allow: a row of a plane is as long as
+    the outputs and the pixels with the zeros that taps on the left and right of them see.
+    """
     n, h, w, c = work.source
     oh, ow = work.size
     sy, sx = work.strides
-    steps = -(-work.channels // STEP)
-    pixel = (steps * PARTS | 1) * LINE
     taps = [(r, q) for r in work.rows for q in work.columns]
     phases = sorted({(r % sy, q % sx) for r, q in taps})
     first_row, last_row = min(work.rows) // sy, max(work.rows) // sy
@@ -152,26 +153,32 @@ def _plan(work: Pass, workers):
     used_across = min(-(-w // sx), ow + last_column)
     down = max(oh, oh + last_row, used_down - min(first_row, 0))
     across = max(ow, ow + last_column, used_across - min(first_column, 0))
-    lead = max(0, -first_column)
-    halo = last_row - first_row
-    rows = n * down
-    row_bytes = across * pixel * len(phases)
-    band = max(1, BAND_BYTES // row_bytes - halo, halo)
+    table = np.array([
+        h, w, c, sy, sx, oh, ow, down, across, n * down, first_row, last_row, max(0, -first_column),
+        used_down, used_across, pixel, 0, work.y_start, *work.y_strides, 0, 0,
+    ], np.int64)  # fmt: skip
+    places = [(phases.index((r % sy, q % sx)), r // sy - first_row, q // sx) for r, q in taps]
+    return table, np.array(phases, np.int64), places
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(work: Pass, workers):
+    steps = -(-work.channels // STEP)
+    pixel = (steps * PARTS | 1) * LINE
+    table, phases, taps = planes(work, pixel)
+    rows, across, lead = int(table[ROWS]), int(table[ACROSS]), int(table[LEAD])
+    halo = int(table[LAST_ROW] - table[FIRST_ROW])
+    band = max(1, BAND_BYTES // (across * pixel * len(phases)) - halo, halo)
     bands = -(-rows // min(band, max(1, -(-rows // (2 * workers)))))
     if bands > 1:
         bands += -bands % workers
     band = -(-rows // bands)
-    pixels = lead + (band + halo) * across + BLOCK + max(0, last_column)
+    pixels = lead + (band + halo) * across + BLOCK + max(0, max(work.columns) // work.strides[1])
     plane = pixels * pixel
-    table = np.array([
-        h, w, c, sy, sx, oh, ow, down, across, rows, first_row, last_row, lead, used_down,
-        used_across, pixel, steps, work.y_start, *work.y_strides, band, plane,
-    ], np.int64)  # fmt: skip
+    table[[STEPS, BAND, PLANE]] = steps, band, plane
     offsets = [
-        phases.index((r % sy, q % sx)) * plane
-        + (lead + (r // sy - first_row) * across + q // sx) * pixel
-        + step * PARTS * LINE
-        for r, q in taps
+        phase * plane + (lead + row * across + column) * pixel + step * PARTS * LINE
+        for phase, row, column in taps
         for step in range(steps)
     ]
     packing = np.array([
@@ -179,9 +186,8 @@ def _plan(work: Pass, workers):
         work.group_step,
     ], np.int64)  # fmt: skip
     return Plan(
-        table, np.array(phases, np.int64), np.array(offsets, np.int64),
-        np.array(work.taps, np.int64), packing, pixels,
-    )  # fmt: skip
+        table, phases, np.array(offsets, np.int64), np.array(work.taps, np.int64), packing
+    )
 
 
 @functools.lru_cache(maxsize=256)
