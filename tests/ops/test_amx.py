@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from minicnn import config
-from minicnn.ops.fast import amx, amx_direct, amx_winograd, convolution, dense, direct, winograd
+from minicnn.ops.fast import (
+    amx,
+    amx_direct,
+    amx_gradient,
+    amx_winograd,
+    convolution,
+    dense,
+    direct,
+    winograd,
+)
 from minicnn.ops.reference import convolution as reference
 
 GEOMETRIES = [  # n, h, w, channels, filters, kernel, strides, padding, dilation
@@ -21,6 +30,14 @@ GEOMETRIES = [  # n, h, w, channels, filters, kernel, strides, padding, dilation
     (2, 16, 16, 64, 32, (1, 1), (2, 2), "valid", (1, 1)),
     (2, 10, 37, 32, 64, (1, 7), (1, 1), ((0, 0), (4, 3)), (1, 1)),
     (1, 70, 40, 32, 32, (2, 2), (3, 3), "valid", (1, 1)),
+]
+
+
+MORE_POSITIONS = [  # enough for the kernel's gradient
+    (9, 16, 16, 32, 80, (3, 3), (1, 1), "same", (1, 1)),
+    (9, 17, 31, 48, 32, (5, 5), (2, 2), "same", (1, 1)),
+    (4, 30, 31, 16, 24, (3, 3), (1, 1), "valid", (1, 2)),
+    (12, 16, 16, 40, 32, (2, 3), (1, 2), ((0, 2), (3, 0)), (1, 1)),
 ]
 
 
@@ -43,7 +60,7 @@ def without_unit(function, *arguments, **named):
         return function(*arguments, **named)
 
 
-@pytest.mark.parametrize("case", GEOMETRIES)
+@pytest.mark.parametrize("case", GEOMETRIES + MORE_POSITIONS)
 def test_small_integers_give_exact_sums(case):
     n, h, w, c, f, size, strides, padding, dilation = case
     options = {"strides": strides, "padding": padding, "dilation": dilation}
@@ -166,6 +183,11 @@ def test_where_it_is_chosen():
     assert chosen() is (amx_winograd if here else winograd)
     assert chosen(kernel=5) is (amx_direct if here else direct)
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
+    assert chosen(c=512, f=512) is (amx_winograd if here else winograd)
+    kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
+    assert kernel_gradient is (amx_gradient if here else direct)
+    assert chosen(product=convolution.KERNEL_GRAD) is winograd
+    assert chosen(kernel=1, product=convolution.KERNEL_GRAD) is direct
     gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing
     with config.using(amx="off"):
@@ -177,6 +199,4 @@ def test_where_it_is_chosen():
 def test_switched_off_by_the_processor_that_numba_compiles_for():
     program = "from minicnn.ops.fast import amx; assert not amx.is_available()"
     environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
-    subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **environment}, check=True
-    )
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, check=True)

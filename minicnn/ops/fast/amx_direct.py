@@ -185,9 +185,7 @@ def _plan(work: Pass, workers):
         len(taps), work.channels, work.channel_step, work.filters, work.filter_step, work.groups,
         work.group_step,
     ], np.int64)  # fmt: skip
-    return Plan(
-        table, phases, np.array(offsets, np.int64), np.array(work.taps, np.int64), packing
-    )
+    return Plan(table, phases, np.array(offsets, np.int64), np.array(work.taps, np.int64), packing)
 
 
 @functools.lru_cache(maxsize=256)
@@ -222,8 +220,8 @@ def split_band(x, table, phases, first, rows, channel, channels, planes):
         at = planes + number * table[PLANE]
         amx.zero_lines(at, table[LEAD] * pixel // LINE)
         at += table[LEAD] * pixel
-        used = min(table[USED_ACROSS],
-                   (width - phases[number, 1] + table[STRIDE_X] - 1) // table[STRIDE_X])  # fmt: skip
+        columns = (width - phases[number, 1] + table[STRIDE_X] - 1) // table[STRIDE_X]
+        used = min(table[USED_ACROSS], columns)
         for row in range(first + table[FIRST_ROW], first + rows + table[LAST_ROW]):
             image, row_inside = divmod(row, table[DOWN])
             y = row_inside * table[STRIDE_Y] + phases[number, 0]
@@ -281,9 +279,7 @@ def _group_product(planes, table, offsets, first, rows, b, columns, start, colum
     """Some panels of columns of a band: blocks of positions, of which those that exist go to y."""
     across, down = table[ACROSS], table[DOWN]
     out_width, out_height = table[OUT_WIDTH], table[OUT_HEIGHT]
-    contiguous = (
-        table[Y_ROW] == table[Y_PIXEL] * across and table[Y_IMAGE] == table[Y_ROW] * down
-    )
+    contiguous = table[Y_ROW] == table[Y_PIXEL] * across and table[Y_IMAGE] == table[Y_ROW] * down
     row, left = first, 0  # of the block's first position
     while row < first + rows:
         image, inside = divmod(row, down)

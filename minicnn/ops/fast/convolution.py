@@ -9,7 +9,17 @@ This is the one place where an algorithm is chosen for a shape: see `_algorithm`
 import numpy as np
 
 from minicnn import config
-from minicnn.ops.fast import amx, amx_direct, amx_winograd, depthwise, direct, grouped, operands, winograd
+from minicnn.ops.fast import (
+    amx,
+    amx_direct,
+    amx_gradient,
+    amx_winograd,
+    depthwise,
+    direct,
+    grouped,
+    operands,
+    winograd,
+)
 from minicnn.ops.fast.direct import geometry
 
 FORWARD, INPUT_GRAD, KERNEL_GRAD = range(3)
@@ -35,7 +45,9 @@ def conv2d(
     if y.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        _algorithm(shape, dtype, FORWARD).convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+        _algorithm(shape, dtype, FORWARD).convolve(
+            x, kernel, bias, shape, activation, y.reshape(-1)
+        )
     return y
 
 
@@ -94,17 +106,18 @@ def _algorithm(shape, dtype, product):
         together, wide = grouped.merged(shape)
         if together > 1:
             return grouped.Merged(together, wide, _algorithm(wide, dtype, product))
-    algorithm = direct
-    if config.convolution != "direct" and winograd.is_defined(shape):
-        if config.convolution == "winograd" or (dtype == np.float32 and _pays(shape)):
-            algorithm = winograd
-    if dtype == np.float32 and product != KERNEL_GRAD and amx.is_available():
+    pays = config.convolution == "winograd" or (dtype == np.float32 and _pays(shape))
+    allowed = config.convolution != "direct" and winograd.is_defined(shape)
+    algorithm = winograd if allowed and pays else direct
+    if dtype == np.float32 and amx.is_available():
         return _on_tile_unit(algorithm, shape, product)
     return algorithm
 
 
 def _on_tile_unit(algorithm, shape, product):
     """The same algorithm with its sums on the tile unit, where that is quicker."""
+    if product == KERNEL_GRAD:
+        return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
     _, _, channels, filters = shape.kernel_shape
     filters //= shape.groups
     if product == INPUT_GRAD:
