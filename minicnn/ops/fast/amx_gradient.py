@@ -244,13 +244,14 @@ def _add_segments(number, partial, sizes, group_sizes, dk):
 
 
 def pays(shape):
-    """Whether this is quicker than `direct`: several taps to use what was split and transposed
-    for (1x1 takes as long, 9 taps half the time), mostly full tiles, and enough positions."""
+    """Whether this is quicker than `direct`: enough taps to use what was split and transposed
+    for (1x1 takes longer, 25 taps half the time), mostly full tiles, and enough positions."""
     kh, kw, channels, filters = shape.kernel_shape
     filters //= shape.groups
     n, height, width, _ = shape.output_shape
     return (
-        kh * kw >= 4
+        kh * kw >= 9
+        and channels >= 2 * HALF
         and channels / (-(-channels // HALF) * HALF) > 0.6
         and filters / (-(-filters // BLOCK) * BLOCK) > 0.6
         and n * height * width >= 64 * STEP

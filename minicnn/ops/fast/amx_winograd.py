@@ -23,10 +23,9 @@ from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import ELEMENTS, TAPS
 
-# Bytes of v and m of a block: beside a transformed kernel that fits into 2 MB of second-level
-# cache, or so many that a kernel that does not fit is read less often.
-BESIDE_KERNEL, WITHOUT_KERNEL = 640 << 10, 1792 << 10
-CACHED_KERNEL = 1 << 20
+# Bytes of v and m of a block, least and most: a small transformed kernel stays in the second-level
+# cache beside them; a large one is read anew for every block, which then is as large.
+LEAST_BYTES, MOST_BYTES = 640 << 10, 4 << 20
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
 
@@ -179,7 +178,7 @@ def _product(x, table, right, bias, activation, y):
     v_row = -(-channels // lanes) * lanes
     group = min(panels * PANEL, GROUP)
     share = -(-tiles // workers)
-    block_bytes = BESIDE_KERNEL if u.nbytes <= CACHED_KERNEL else WITHOUT_KERNEL
+    block_bytes = min(max(u.nbytes, LEAST_BYTES), MOST_BYTES)
     block = max(block_bytes // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
     blocks = -(-share // block)
     block = -(-share // blocks)

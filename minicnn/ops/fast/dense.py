@@ -11,6 +11,10 @@ import numpy as np
 from minicnn.ops.fast import amx, amx_direct, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
 
+# Multiplications: with fewer the tile unit saves some microseconds a step (0.03 ms for 64 x 2048 by
+# 2048 x 10), but its kernels take seconds to compile.
+WORTH_COMPILING = 1 << 23
+
 
 def dense(x, kernel, bias=None, activation=None, out=None):
     """y (m, n) = activation(x (m, k) @ kernel (k, n) + bias)."""
@@ -47,10 +51,9 @@ def dense_input_grad(dy, kernel, out=None):
 
 def _algorithm(shape, dtype):
     """The module that multiplies; `shape` is that of the product, not of the layer."""
-    _, _, k, n = shape.kernel_shape
-    if dtype == np.float32 and amx.is_available() and amx_direct.pays(k, n, shape.input_shape[0]):
-        return amx_direct
-    return direct
+    m, (_, _, k, n) = shape.input_shape[0], shape.kernel_shape
+    worth = dtype == np.float32 and m * k * n >= WORTH_COMPILING and amx_direct.pays(k, n, m)
+    return amx_direct if worth and amx.is_available() else direct
 
 
 def dense_kernel_grad(x, dy, out=None):
