@@ -37,7 +37,9 @@ MORE_POSITIONS = [  # enough for the kernel's gradient
     (9, 16, 16, 32, 80, (3, 3), (1, 1), "same", (1, 1)),
     (9, 17, 31, 48, 32, (5, 5), (2, 2), "same", (1, 1)),
     (4, 30, 31, 16, 24, (3, 3), (1, 1), "valid", (1, 2)),
-    (12, 16, 16, 40, 32, (2, 3), (1, 2), ((0, 2), (3, 0)), (1, 1)),
+    (12, 16, 16, 40, 32, (2, 4), (1, 2), ((0, 2), (3, 0)), (1, 1)),
+    (9, 16, 16, 64, 64, (1, 1), (1, 1), "valid", (1, 1)),
+    (5, 21, 21, 41, 50, (1, 1), (1, 1), "valid", (1, 1)),
 ]
 
 
@@ -117,8 +119,8 @@ def spread(x):
 @pytest.mark.parametrize("kind", [np.asarray, np.abs, spread])
 def test_errors_are_those_of_float32(kind, algorithm):
     """At most 1.5 times the error of the vector unit's sums, with 256 channels."""
-    x, kernel = kind(normal(2, 10, 12, 256)), normal(3, 3, 256, 32, seed=1) * np.float32(0.02)
-    dy = normal(2, 10, 12, 32, seed=2)
+    x, kernel = kind(normal(9, 15, 16, 256)), normal(3, 3, 256, 32, seed=1) * np.float32(0.02)
+    dy = normal(9, 15, 16, 32, seed=2)
     exact = (x.astype(np.float64), kernel.astype(np.float64), dy.astype(np.float64))
 
     def three(ops, x, kernel, dy):
@@ -186,7 +188,8 @@ def test_where_it_is_chosen():
     kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(product=convolution.KERNEL_GRAD) is winograd
-    assert chosen(kernel=1, product=convolution.KERNEL_GRAD) is direct
+    assert chosen(kernel=1, product=convolution.KERNEL_GRAD) is kernel_gradient
+    assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
     gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing
     with config.using(amx="off"):
