@@ -5,6 +5,7 @@ threads       threads of the fast kernels; None: as many as this process may use
 convolution   "auto", "direct" (no Winograd) or "winograd" (wherever it is defined)
 compile_processes   processes that compile the kernels of a first training step, this one included;
               None: as many as it may use cores; 1: no others ($MINICNN_COMPILE_PROCESSES likewise)
+amx           "auto" (the processor's tile unit, where there is one) or "off"
 floatx        type of new layers: "float32" or "float64"
 image_data_format   "channels_last"; "channels_first" is refused with the way to convert
 largest_picture     pixels that a picture file may have to be decoded; the default, Pillow's own
@@ -20,6 +21,7 @@ import types
 _ALLOWED = {
     "ops": ("fast", "reference"),
     "convolution": ("auto", "direct", "winograd"),
+    "amx": ("auto", "off"),
     "floatx": ("float32", "float64"),
     "image_data_format": ("channels_last",),
 }
@@ -28,6 +30,7 @@ ops = "fast"
 threads = None
 compile_processes = int(os.environ.get("MINICNN_COMPILE_PROCESSES") or 0) or None
 convolution = "auto"
+amx = "auto"
 floatx = "float32"
 image_data_format = "channels_last"
 largest_picture = 89_478_485

@@ -9,8 +9,23 @@ This is the one place where an algorithm is chosen for a shape: see `_algorithm`
 import numpy as np
 
 from minicnn import config
-from minicnn.ops.fast import depthwise, direct, grouped, operands, winograd
+from minicnn.ops.fast import (
+    amx,
+    amx_direct,
+    amx_gradient,
+    amx_winograd,
+    depthwise,
+    direct,
+    grouped,
+    operands,
+    winograd,
+)
 from minicnn.ops.fast.direct import geometry
+
+FORWARD, INPUT_GRAD, KERNEL_GRAD = range(3)
+# Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
+# longer than its fewer products save on the tile unit (512 x 512, 14 x 14: 38 ms, direct 30).
+LARGE_KERNEL = 1 << 17
 
 
 def conv2d(
@@ -33,7 +48,9 @@ def conv2d(
     if y.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        _algorithm(shape, dtype).convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+        _algorithm(shape, dtype, FORWARD).convolve(
+            x, kernel, bias, shape, activation, y.reshape(-1)
+        )
     return y
 
 
@@ -54,7 +71,8 @@ def conv2d_input_grad(
     dx = operands.output(out, shape.input_shape, dtype)
     if dx.size:
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        _algorithm(shape, dtype).convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
+        algorithm = _algorithm(shape, dtype, INPUT_GRAD)
+        algorithm.convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
     return dx
 
 
@@ -77,24 +95,42 @@ def conv2d_kernel_grad(
         dkernel.fill(0)
     elif dkernel.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
-        _algorithm(shape, dtype).convolve_kernel_grad(x, dy, shape, dkernel.reshape(-1))
+        algorithm = _algorithm(shape, dtype, KERNEL_GRAD)
+        algorithm.convolve_kernel_grad(x, dy, shape, dkernel.reshape(-1))
     return dkernel
 
 
-def _algorithm(shape, dtype):
-    """What computes the three products of this shape, as `config.convolution` allows."""
+def _algorithm(shape, dtype, product):
+    """What computes one of the three products of this shape, as `config.convolution` allows."""
     _, _, per_group, filters = shape.kernel_shape
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
     if shape.groups > 1:
         together, wide = grouped.merged(shape)
         if together > 1:
-            return grouped.Merged(together, wide, _algorithm(wide, dtype))
-    if config.convolution == "direct" or not winograd.is_defined(shape):
-        return direct
-    if config.convolution == "winograd" or (dtype == np.float32 and _pays(shape)):
-        return winograd
-    return direct
+            return grouped.Merged(together, wide, _algorithm(wide, dtype, product))
+    pays = config.convolution == "winograd" or (dtype == np.float32 and _pays(shape))
+    allowed = config.convolution != "direct" and winograd.is_defined(shape)
+    algorithm = winograd if allowed and pays else direct
+    if dtype == np.float32 and amx.is_available():
+        return _on_tile_unit(algorithm, shape, product)
+    return algorithm
+
+
+def _on_tile_unit(algorithm, shape, product):
+    """The same algorithm with its sums on the tile unit, where that is quicker."""
+    if product == KERNEL_GRAD:
+        return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
+    _, _, channels, filters = shape.kernel_shape
+    filters //= shape.groups
+    if product == INPUT_GRAD:
+        channels, filters = filters, channels
+    n, height, width, _ = shape.output_shape
+    if config.convolution == "auto" and channels * filters > LARGE_KERNEL:
+        algorithm = direct
+    if algorithm is winograd:
+        return amx_winograd if amx_winograd.pays(channels) else winograd
+    return amx_direct if amx_direct.pays(channels, filters, n * height * width) else direct
 
 
 def _pays(shape):

@@ -6,8 +6,14 @@ BLAS stays out of the training step: its threads would spin beside Numba's and c
 the product itself.
 """
 
-from minicnn.ops.fast import direct, operands
+import numpy as np
+
+from minicnn.ops.fast import amx, amx_direct, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
+
+# Multiplications: with fewer the tile unit saves some microseconds a step (0.03 ms for 64 x 2048 by
+# 2048 x 10), but its kernels take seconds to compile.
+WORTH_COMPILING = 1 << 23
 
 
 def dense(x, kernel, bias=None, activation=None, out=None):
@@ -18,7 +24,7 @@ def dense(x, kernel, bias=None, activation=None, out=None):
     if bias is not None:
         bias = operands.flat("bias", bias, (kernel.shape[1],), dtype)
     if y.size:
-        direct.convolve(
+        _algorithm(shape, dtype).convolve(
             operands.flat("x", x, x.shape, dtype),
             operands.flat("kernel", kernel, kernel.shape, dtype),
             bias,
@@ -37,8 +43,17 @@ def dense_input_grad(dy, kernel, out=None):
     dx = operands.output(out, (m, k), dtype)
     if dx.size:
         kernel = operands.flat("kernel", kernel, (k, n), dtype)
-        direct.convolve_input_grad(dy, kernel, _geometry((m, k), (k, n)), dx.reshape(-1))
+        shape = _geometry((m, k), (k, n))
+        algorithm = _algorithm(_geometry((m, n), (n, k)), dtype)
+        algorithm.convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
     return dx
+
+
+def _algorithm(shape, dtype):
+    """The module that multiplies; `shape` is that of the product, not of the layer."""
+    m, (_, _, k, n) = shape.input_shape[0], shape.kernel_shape
+    worth = dtype == np.float32 and m * k * n >= WORTH_COMPILING and amx_direct.pays(k, n, m)
+    return amx_direct if worth and amx.is_available() else direct
 
 
 def dense_kernel_grad(x, dy, out=None):

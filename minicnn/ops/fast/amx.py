@@ -1,0 +1,393 @@
+"""Products of matrices on Intel's tile unit (AMX), in float32 accuracy from bfloat16 parts.
+
+    x = x1 + x2 + x3      x1 = bf16(x), x2 = bf16(x - x1), x3 = x - x1 - x2: exact, 3 x 8 bits
+    x y = x3 y1 + x2 y1 + x2 y2 + x1 y2 + x1 y1 + x1 y3      what is left out is below 2^-26 |x y|
+
+part     x1, x2 or x3 of a float32, a bfloat16 (the upper half of a float32)
+step     32 values of k: the depth of a tile
+line     64 bytes, the 32 values of one part of a step: word i holds value i and value 16 + i
+tile     16 lines; of a: 16 rows, of b: 16 pairs of k for 16 columns
+PANEL    columns of b that are multiplied at once: two tiles
+BLOCK    rows of a that are multiplied at once: two tiles
+
+Design. A tile product of 16 x 16 x 32 takes 16 cycles, 16 times as many operations as the two FMA
+units do, so that six products for the six terms above are still 3 times as fast. The products are
+exact and the sums in float32, in an order that depends on nothing but k. Small terms come first;
+a step reloads two of its twelve tiles. Values are split without moving one across lanes: the
+upper halves of two vectors are merged into words, which only permutes k, on both sides alike.
+Rows that straddle cache lines would load 4 times as slowly, so everything is made of lines.
+The unit is reset before the kernel ends: a thread pays for it on a switch only while it computes.
+
+A NaN stays one, an infinity becomes NaN, a value below 2^-110 loses its last bits.
+"""
+
+import ctypes
+import functools
+import platform
+import sys
+
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from minicnn import config
+from minicnn.ops.fast import simd
+from minicnn.ops.fast.jit import kernel, parallel_kernel
+
+STEP = 32  # values of k in a line
+LINE = 64  # bytes
+PARTS = 3
+BLOCK = PANEL = 32
+TILE_BYTES = 1024
+
+_SYSCALL_ARCH_PRCTL = 158
+_REQUEST_PERMISSION = 0x1023  # ARCH_REQ_XCOMP_PERM
+_TILE_DATA = 18  # number of the state component
+
+
+def is_available():
+    """Whether kernels may use the tile unit: processor, system and `config.amx` agree."""
+    return config.amx == "auto" and _is_permitted()
+
+
+@functools.cache
+def _is_permitted():
+    """Numba compiles for such a processor, and Linux lets this process (and its threads) use it."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    wanted = {"+amx-tile", "+amx-bf16", "+avx512f"}
+    if not wanted <= set(features.split(",")):
+        return False
+    if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        return False
+    request = ctypes.CDLL(None, use_errno=True).syscall
+    return request(_SYSCALL_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0
+
+
+# -- Instructions ----------------------------------------------------------------------------------
+
+_BYTE, _WORD = ir.IntType(8), ir.IntType(32)
+_BYTES = _BYTE.as_pointer()
+_WORDS = ir.VectorType(_WORD, 16)
+_FLOATS = ir.VectorType(ir.FloatType(), 16)
+
+
+def _instruction(builder, name, arguments):
+    function_type = ir.FunctionType(ir.VoidType(), [a.type for a in arguments])
+    function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.x86.{name}")
+    builder.call(function, arguments)
+
+
+def _integer_intrinsic(write):
+    """Make a kernel function of `write(builder, *values)`, all of them addresses or integers."""
+    names = write.__code__.co_varnames[1 : write.__code__.co_argcount]
+
+    def typed(*_):
+        def generate(context, builder, signature, arguments):
+            write(builder, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * len(names)), generate
+
+    space = {"typed": typed}
+    parameters = "".join(f", {name}" for name in names)
+    exec(f"def {write.__name__}(typing{parameters}): return typed()", space)
+    return intrinsic(space[write.__name__])
+
+
+@_integer_intrinsic
+def begin(builder):
+    """Set the unit of this thread up: eight tiles of 16 lines."""
+    layout = bytearray(64)
+    layout[0] = 1  # the palette: how the next bytes are read
+    for tile in range(8):
+        layout[16 + 2 * tile] = LINE
+        layout[48 + tile] = 16
+    value = ir.Constant(ir.ArrayType(_BYTE, 64), layout)
+    place = cgutils.alloca_once_value(builder, value)
+    _instruction(builder, "ldtilecfg", [builder.bitcast(place, _BYTES)])
+
+
+@_integer_intrinsic
+def end(builder):
+    """Give the unit back."""
+    _instruction(builder, "tilerelease", [])
+
+
+def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
+              begin_sums):  # fmt: skip
+    """c (32 rows, 16 columns per tile column) = what `begin_sums(load, sums)` loads + a @ b.
+
+    a_at(step), b_at(step): where the lines of a step begin; parts lie a_part and b_part apart,
+    the tile columns of b (a number of bytes from the first) follow b_at's second result.
+    """
+
+    def integer(value):
+        return ir.Constant(simd.INTEGER, value)
+
+    def tile(number):
+        return ir.Constant(_BYTE, number)
+
+    def load(number, address, stride):
+        pointer = builder.inttoptr(address, _BYTES)
+        _instruction(builder, "tileloadd64", [tile(number), pointer, stride])
+
+    def at(address, distance, times):
+        if times == 0:
+            return address
+        return builder.add(address, builder.mul(distance, integer(times)))
+
+    rows, columns = range(2), range(tile_columns)
+    sums = [
+        (2 * i + j, j, builder.add(at(c, c_row, 16 * i), integer(LINE * j)))
+        for i in rows
+        for j in columns
+    ]
+    begin_sums(lambda number: _instruction(builder, "tilezero", [tile(number)]), load, sums)
+    with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
+        a_now, (b_now, b_column) = a_at(loop.index), b_at(loop.index)
+        a_loaded = b_loaded = None
+        for a_wanted, b_wanted in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
+            if a_wanted != a_loaded:
+                for i in rows:
+                    load(4 + i, at(at(a_now, a_part, a_wanted), a_row, 16 * i), a_row)
+            if b_wanted != b_loaded:
+                for j in columns:
+                    load(6 + j, at(at(b_now, b_part, b_wanted), b_column, j), b_row)
+            a_loaded, b_loaded = a_wanted, b_wanted
+            for i in rows:
+                for j in columns:
+                    tiles = [tile(2 * i + j), tile(4 + i), tile(6 + j)]
+                    _instruction(builder, "tdpbf16ps", tiles)
+    for number, _, address in sums:
+        pointer = builder.inttoptr(address, _BYTES)
+        _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
+
+
+def _panel_intrinsic(tile_columns):
+    """c (32 rows, 16 columns per tile column) = start + a @ b; a start at 0 means zeros.
+
+    All arguments are addresses and bytes. Line (row i, step s, part p) of a lies at
+    a + steps[s] + i * a_row + p * a_part; the tiles of b in the order step, part, column.
+    """
+
+    def panel_product(builder, a, a_row, a_part, steps, count, b, c, c_row, start):
+        def integer(value):
+            return ir.Constant(simd.INTEGER, value)
+
+        def a_at(step):
+            entry = builder.gep(builder.inttoptr(steps, simd.INTEGER.as_pointer()), [step])
+            return builder.add(a, builder.load(entry))
+
+        def b_at(step):
+            size = integer(PARTS * tile_columns * TILE_BYTES)
+            return builder.add(b, builder.mul(step, size)), integer(TILE_BYTES)
+
+        def begin_sums(zero, load, sums):
+            with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (plain, biased):
+                with plain:
+                    for number, _, _ in sums:
+                        zero(number)
+                with biased:
+                    for number, j, _ in sums:
+                        load(number, builder.add(start, integer(LINE * j)), integer(0))
+
+        _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, integer(LINE),
+                  integer(tile_columns * TILE_BYTES), c, c_row, begin_sums)  # fmt: skip
+
+    return _integer_intrinsic(panel_product)
+
+
+def _adding_intrinsic(tile_columns):
+    """c (32 rows, 16 columns per tile column) += a @ b; steps and parts lie evenly apart."""
+
+    def adding_product(builder, a, a_row, a_part, a_step, count, b, b_row, b_part, b_step,
+                       b_column, c, c_row):  # fmt: skip
+        def a_at(step):
+            return builder.add(a, builder.mul(step, a_step))
+
+        def b_at(step):
+            return builder.add(b, builder.mul(step, b_step)), b_column
+
+        def begin_sums(zero, load, sums):
+            for number, _, address in sums:
+                load(number, address, c_row)
+
+        _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
+                  begin_sums)  # fmt: skip
+
+    return _integer_intrinsic(adding_product)
+
+
+whole_panel, half_panel = _panel_intrinsic(2), _panel_intrinsic(1)
+add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
+
+
+def _split(builder, low, high):
+    """The three lines of words (high, low) of two vectors of floats."""
+    upper = ir.Constant(_WORDS, [-65536] * 16)
+    rounding = ir.Constant(_WORDS, [0x8000] * 16)
+    sixteen = ir.Constant(_WORDS, [16] * 16)
+    rests, lines = [low, high], []
+    for part in range(PARTS):
+        words = [builder.bitcast(rest, _WORDS) for rest in rests]
+        if part < PARTS - 1:  # the last rest has no more than eight bits
+            words = [builder.and_(builder.add(word, rounding), upper) for word in words]
+            rests = [
+                builder.fsub(rest, builder.bitcast(word, _FLOATS))
+                for rest, word in zip(rests, words, strict=True)
+            ]
+        lines.append(builder.or_(builder.lshr(words[0], sixteen), words[1]))
+    return lines
+
+
+def _float_vector(builder, address, count=None):
+    """16 floats; zeros from `count` on, where memory is not touched."""
+    pointer = builder.inttoptr(address, _FLOATS.as_pointer())
+    if count is None:
+        return builder.load(pointer, align=4)
+    vectors = simd.Vectors(builder, ir.FloatType())
+    return vectors.load_first(
+        builder.bitcast(pointer, ir.FloatType().as_pointer()), ir.Constant(simd.INTEGER, 0), count
+    )
+
+
+def _store_lines(builder, lines, target, part_step):
+    for part, line in enumerate(lines):
+        offset = builder.mul(part_step, ir.Constant(simd.INTEGER, part))
+        place = builder.inttoptr(builder.add(target, offset), _WORDS.as_pointer())
+        builder.store(line, place, align=LINE)
+
+
+@_integer_intrinsic
+def split_pair(builder, low, high, target, part_step):
+    """Lines at target + part * part_step of 16 floats at `low` and 16 at `high`."""
+    values = [_float_vector(builder, address) for address in (low, high)]
+    _store_lines(builder, _split(builder, *values), target, part_step)
+
+
+@_integer_intrinsic
+def split_first(builder, source, count, target, part_step):
+    """The same of 32 floats at `source`, of which the first `count` exist: others are zero."""
+    sixteen = ir.Constant(simd.INTEGER, 16)
+    low = _float_vector(builder, source, count)
+    high = _float_vector(
+        builder, builder.add(source, ir.Constant(simd.INTEGER, LINE)), builder.sub(count, sixteen)
+    )
+    _store_lines(builder, _split(builder, low, high), target, part_step)
+
+
+@_integer_intrinsic
+def transpose(builder, source, row_step, target):
+    """16 lines of 16 floats at `target`: the columns of 16 rows that lie row_step bytes apart."""
+    rows = [
+        _float_vector(builder, builder.add(source, builder.mul(row_step, _count(i))))
+        for i in range(16)
+    ]
+    for distance in (1, 2, 4, 8):  # exchange squares of this size beside the diagonal
+        first = [j if not j & distance else 16 + j - distance for j in range(16)]
+        second = [j + distance if not j & distance else 16 + j for j in range(16)]
+        masks = [ir.Constant(_WORDS, order) for order in (first, second)]
+        for i in range(16):
+            if not i & distance:
+                pair = rows[i], rows[i + distance]
+                rows[i], rows[i + distance] = (builder.shuffle_vector(*pair, m) for m in masks)
+    for i, row in enumerate(rows):
+        place = builder.add(target, _count(LINE * i))
+        builder.store(row, builder.inttoptr(place, _FLOATS.as_pointer()), align=LINE)
+
+
+def _count(value):
+    return ir.Constant(simd.INTEGER, value)
+
+
+@_integer_intrinsic
+def zero_lines(builder, target, count):
+    """`count` lines of zeros."""
+    with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
+        at = builder.add(target, builder.mul(loop.index, ir.Constant(simd.INTEGER, LINE)))
+        place = builder.inttoptr(at, _WORDS.as_pointer())
+        builder.store(ir.Constant(_WORDS, [0] * 16), place, align=LINE)
+
+
+@kernel
+def split_row(source, count, target):
+    """`count` floats at an address as lines (step, part) from another address on."""
+    while count > 0:
+        if count >= STEP:
+            split_pair(source, source + LINE, target, LINE)
+        else:
+            split_first(source, count, target, LINE)
+        source += 2 * LINE
+        target += PARTS * LINE
+        count -= STEP
+
+
+@kernel
+def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
+    """32 rows and up to 32 columns of c = start + a @ b, all addresses; start 0 means zeros.
+
+    c has room for 32 columns, or 16 where `columns` is no more.
+    """
+    if columns > PANEL // 2:
+        whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+    else:
+        half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+
+
+# Columns of the integer table that describes the right matrices to `pack`.
+(TAPS, CHANNELS, CHANNEL_STEP, COLUMNS, COLUMN_STEP, GROUPS, GROUP_STEP) = range(7)
+
+
+@kernel
+def packed_panel(steps):
+    """Bytes of a panel of b."""
+    return steps * PARTS * 2 * TILE_BYTES
+
+
+@parallel_kernel
+def pack(b, taps, table, packed):
+    """Right matrices of all groups as tiles: (group, panel, tap, step, part, tile column).
+
+    Row (tap, channel), column j is b[taps[tap] + channel * CHANNEL_STEP + j * COLUMN_STEP].
+    """
+    panels = (table[COLUMNS] + PANEL - 1) // PANEL
+    for piece in prange(table[GROUPS] * panels * table[TAPS]):
+        _pack_piece(np.int64(piece), b, taps, table, packed)
+
+
+@kernel
+def _pack_piece(piece, b, taps, table, packed):
+    channels, columns = table[CHANNELS], table[COLUMNS]
+    panels = (columns + PANEL - 1) // PANEL
+    group_panel, tap = divmod(piece, table[TAPS])
+    group, panel = divmod(group_panel, panels)
+    steps = (channels + STEP - 1) // STEP
+    at = packed.ctypes.data + group_panel * packed_panel(table[TAPS] * steps)
+    width = min(PANEL, columns - panel * PANEL)
+    tiles = 2 if width > PANEL // 2 else 1
+    at += tap * steps * PARTS * tiles * TILE_BYTES
+    row_step, column_step = table[CHANNEL_STEP], table[COLUMN_STEP]
+    start = taps[tap] + group * table[GROUP_STEP] + panel * PANEL * column_step
+    square = np.zeros(STEP * PANEL, np.float32)
+    half = STEP // 2
+    for step in range(steps):
+        rows = min(STEP, channels - step * STEP)
+        first = start + step * STEP * row_step
+        if column_step == 1 and rows == STEP and width == tiles * half:
+            low, distance = b.ctypes.data + 4 * first, 4 * row_step
+        else:
+            low, distance = square.ctypes.data, 4 * PANEL
+            if rows < STEP:
+                square[:] = 0
+            for j in range(width):
+                for row in range(rows):
+                    square[row * PANEL + j] = b[first + row * row_step + j * column_step]
+        for tile in range(tiles):
+            for row in range(half):
+                line = low + row * distance + tile * LINE
+                split_pair(line, line + half * distance, at + tile * TILE_BYTES + row * LINE,
+                           tiles * TILE_BYTES)  # fmt: skip
+        at += PARTS * tiles * TILE_BYTES

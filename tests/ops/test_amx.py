@@ -1,0 +1,204 @@
+"""Products on the tile unit. Where there is none, the same tests check what is used instead."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from minicnn import config
+from minicnn.ops.fast import (
+    amx,
+    amx_direct,
+    amx_gradient,
+    amx_winograd,
+    convolution,
+    dense,
+    direct,
+    winograd,
+)
+from minicnn.ops.reference import convolution as reference
+
+GEOMETRIES = [  # n, h, w, channels, filters, kernel, strides, padding, dilation
+    (2, 8, 8, 32, 32, (3, 3), (1, 1), "same", (1, 1)),
+    (3, 7, 9, 24, 48, (3, 3), (1, 1), "same", (2, 1)),
+    (1, 12, 6, 64, 10, (1, 1), (1, 1), "valid", (1, 1)),
+    (2, 9, 11, 40, 70, (5, 5), (2, 2), "same", (1, 1)),
+    (2, 9, 12, 33, 24, (3, 3), (2, 2), "valid", (1, 1)),
+    (2, 12, 13, 64, 96, (3, 3), (3, 2), "valid", (1, 1)),
+    (2, 16, 16, 64, 32, (1, 1), (2, 2), "valid", (1, 1)),
+    (2, 10, 37, 32, 64, (1, 7), (1, 1), ((0, 0), (4, 3)), (1, 1)),
+    (1, 70, 40, 32, 32, (2, 2), (3, 3), "valid", (1, 1)),
+]
+
+
+MORE_POSITIONS = [  # enough for the kernel's gradient
+    (9, 16, 16, 32, 80, (3, 3), (1, 1), "same", (1, 1)),
+    (9, 17, 31, 48, 32, (5, 5), (2, 2), "same", (1, 1)),
+    (4, 30, 31, 16, 24, (3, 3), (1, 1), "valid", (1, 2)),
+    (12, 16, 16, 40, 32, (2, 4), (1, 2), ((0, 2), (3, 0)), (1, 1)),
+    (9, 16, 16, 64, 64, (1, 1), (1, 1), "valid", (1, 1)),
+    (5, 21, 21, 41, 50, (1, 1), (1, 1), "valid", (1, 1)),
+]
+
+
+def integers(*shape, seed=0, largest=8):
+    values = np.random.default_rng(seed).integers(-largest, largest + 1, shape)
+    return values.astype(np.float32)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def error(got, wanted):
+    """Relative error, root mean square."""
+    return np.sqrt(np.mean((got - wanted) ** 2) / np.mean(wanted**2))
+
+
+def without_unit(function, *arguments, **named):
+    with config.using(amx="off"):
+        return function(*arguments, **named)
+
+
+@pytest.mark.parametrize("case", GEOMETRIES + MORE_POSITIONS)
+def test_small_integers_give_exact_sums(case):
+    n, h, w, c, f, size, strides, padding, dilation = case
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    x, kernel, bias = integers(n, h, w, c), integers(*size, c, f, seed=1), integers(f, seed=2)
+    for activation in (None, ("relu",), ("leaky_relu", 0.25)):
+        wanted = reference.conv2d(x, kernel, bias, activation=activation, **options)
+        with config.using(convolution="direct"):
+            got = convolution.conv2d(x, kernel, bias, activation=activation, **options)
+        np.testing.assert_array_equal(got, wanted)
+    dy = integers(*wanted.shape, seed=3)
+    with config.using(convolution="direct"):
+        got = convolution.conv2d_input_grad(dy, kernel, x.shape, **options)
+        got_kernel = convolution.conv2d_kernel_grad(x, dy, kernel.shape, **options)
+    wanted = reference.conv2d_input_grad(dy, kernel, x.shape, **options)
+    np.testing.assert_array_equal(got, wanted)
+    wanted = reference.conv2d_kernel_grad(x, dy, kernel.shape, **options)
+    np.testing.assert_array_equal(got_kernel, wanted)
+
+
+def test_integers_of_more_digits_than_a_part_give_exact_sums():
+    x, kernel = integers(256, 300, largest=1 << 15), integers(300, 120, seed=1, largest=2)
+    wanted = x.astype(np.float64) @ kernel
+    np.testing.assert_array_equal(dense.dense(x, kernel), wanted)
+    kernel, dy = integers(300, 120, seed=1, largest=1 << 15), integers(256, 120, largest=2)
+    wanted = dy.astype(np.float64) @ kernel.T
+    np.testing.assert_array_equal(dense.dense_input_grad(dy, kernel), wanted)
+
+
+@pytest.mark.parametrize("grouping", [1, 2])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_bits_do_not_depend_on_threads(algorithm, grouping):
+    x, kernel = normal(3, 17, 14, 64), normal(3, 3, 64 // grouping, 96, seed=1)
+    dy = normal(3, 17, 14, 96, seed=2)
+    options = {"padding": "same", "groups": grouping}
+    results = []
+    for threads in (1, 2, 1):
+        with config.using(convolution=algorithm, threads=threads):
+            results.append((
+                convolution.conv2d(x, kernel, **options),
+                convolution.conv2d_input_grad(dy, kernel, x.shape, **options),
+                convolution.conv2d_kernel_grad(x, dy, kernel.shape, **options),
+            ))  # fmt: skip
+    for again in results[1:]:
+        for one, other in zip(results[0], again, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def spread(x):
+    """Channels of very different magnitude."""
+    return (x * 10.0 ** np.linspace(-6, 6, x.shape[-1])).astype(np.float32)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("kind", [np.asarray, np.abs, spread])
+def test_errors_are_those_of_float32(kind, algorithm):
+    """At most 1.5 times the error of the vector unit's sums, with 256 channels."""
+    x, kernel = kind(normal(9, 15, 16, 256)), normal(3, 3, 256, 32, seed=1) * np.float32(0.02)
+    dy = normal(9, 15, 16, 32, seed=2)
+    exact = (x.astype(np.float64), kernel.astype(np.float64), dy.astype(np.float64))
+
+    def three(ops, x, kernel, dy):
+        return (
+            ops.conv2d(x, kernel, padding="same"),
+            ops.conv2d_input_grad(dy, kernel, x.shape, padding="same"),
+            ops.conv2d_kernel_grad(x, dy, kernel.shape, padding="same"),
+        )
+
+    wanted = three(reference, *exact)
+    with config.using(convolution=algorithm):
+        got = three(convolution, x, kernel, dy)
+        present = without_unit(three, convolution, x, kernel, dy)
+    for value, before, exactly in zip(got, present, wanted, strict=True):
+        assert 0 < error(value, exactly) <= 1.5 * error(before, exactly)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_finite_stays_not_finite(bad):
+    x, kernel = normal(2, 9, 9, 64), normal(5, 5, 64, 32, seed=1)
+    x[1, 4, 4, 3] = bad
+    y = convolution.conv2d(x, kernel, padding="same")
+    seen = np.zeros((2, 9, 9), bool)
+    seen[1, 2:7, 2:7] = True  # a value reaches those outputs that see it, and no others
+    assert not np.isfinite(y[seen]).any()
+    assert np.isfinite(y[~seen]).all()
+    kernel[0, 0, 0, 5] = bad
+    y = convolution.conv2d(normal(2, 9, 9, 64), kernel, padding="valid")
+    assert not np.isfinite(y[..., 5]).any() and np.isfinite(y[..., :5]).all()
+
+
+def test_a_nan_with_any_payload_stays_one():
+    x = normal(256, 256)
+    x.view(np.uint32)[3, 5] = 0x7FFFFFFF  # rounding up would carry into the sign
+    x.view(np.uint32)[4, 6] = 0xFFFFFFFF
+    y = dense.dense(x, normal(256, 160, seed=1))
+    assert np.isnan(y[3:5]).all() and np.isfinite(np.delete(y, (3, 4), axis=0)).all()
+
+
+def test_nothing_beside_the_output_is_written():
+    x, kernel, bias = normal(2, 9, 11, 40), normal(3, 3, 40, 45, seed=1), normal(45, seed=2)
+    for algorithm in ("direct", "winograd"):
+        memory = np.full(2 * 9 * 11 * 45 + 64, 77, np.float32)
+        out = memory[32:-32].reshape(2, 9, 11, 45)
+        with config.using(convolution=algorithm):
+            convolution.conv2d(x, kernel, bias, padding="same", activation=("tanh",), out=out)
+        assert (memory[:32] == 77).all() and (memory[-32:] == 77).all()
+        wanted = reference.conv2d(x, kernel, bias, padding="same", activation=("tanh",))
+        np.testing.assert_allclose(out, wanted, atol=1e-4)
+
+
+def test_where_it_is_chosen():
+    def chosen(c=32, f=32, kernel=3, product=convolution.FORWARD, dtype=np.float32, n=8):
+        geometry = direct.geometry(
+            (n, 16, 16, c), (kernel, kernel, c, f), (1, 1), "same", (1, 1), 1
+        )
+        return convolution._algorithm(geometry, np.dtype(dtype), product)
+
+    here = amx.is_available()
+    assert chosen() is (amx_winograd if here else winograd)
+    assert chosen(kernel=5) is (amx_direct if here else direct)
+    assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
+    assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
+    assert chosen(c=512, f=512) is (amx_direct if here else winograd)
+    kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
+    assert kernel_gradient is (amx_gradient if here else direct)
+    assert chosen(product=convolution.KERNEL_GRAD) is winograd
+    assert chosen(kernel=1, product=convolution.KERNEL_GRAD) is kernel_gradient
+    assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
+    gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
+    assert gradient is direct  # few columns are most of a tile for nothing
+    with config.using(amx="off"):
+        assert not amx.is_available()
+        assert chosen() is winograd
+        assert chosen(kernel=5) is direct
+
+
+def test_switched_off_by_the_processor_that_numba_compiles_for():
+    program = "from minicnn.ops.fast import amx; assert not amx.is_available()"
+    environment = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, check=True)
