@@ -40,7 +40,11 @@ BESIDE = {
 NAMESPACES = {"applications", "backend", "preprocessing", "utils", "wrappers"}
 # At the first use of an operation, `ops` binds one of the two sets; nothing else looks into them.
 INSIDE_OPS = {
-    "minicnn.ops.reference": ("minicnn.ops.reference", "minicnn.ops.shapes", "minicnn.ops.geometry"),
+    "minicnn.ops.reference": (
+        "minicnn.ops.reference",
+        "minicnn.ops.shapes",
+        "minicnn.ops.geometry",
+    ),
     "minicnn.ops.fast": ("minicnn.ops", "minicnn.config"),
     "minicnn.ops": ("minicnn.ops.arena", "minicnn.ops.shapes", "minicnn.config"),
 }
