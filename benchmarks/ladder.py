@@ -25,7 +25,7 @@ from numba.core import cgutils
 from benchmarks import roofline
 from minicnn import config, ops
 from minicnn.ops import arena
-from minicnn.ops.fast import direct, simd, winograd
+from minicnn.ops.fast import amx, direct, simd, winograd
 from minicnn.ops.fast.channel_sums import channel_sums
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.reference import convolution
@@ -292,11 +292,11 @@ def winograd_in_numpy(x, kernel, bias, points=winograd.POINTS):
     return np.maximum(y.reshape(n, height, width, -1) + bias, 0)
 
 
-def library(algorithm):
-    """The library's convolution with `config.convolution` set."""
+def library(algorithm, amx="off"):
+    """The library's convolution by one of its algorithms, on vectors or on the tile unit."""
 
     def convolve(x, kernel, bias):
-        with config.using(convolution=algorithm):
+        with config.using(convolution=algorithm, amx=amx):
             return ops.conv2d(x, kernel, bias, padding="same", activation=("relu",))
 
     return convolve
@@ -318,17 +318,17 @@ STEPS = {
 # -- 9: the gradients ------------------------------------------------------------------------------
 
 
-def input_grad(module, algorithm):
+def input_grad(module, algorithm, amx="off"):
     def differentiate(x, kernel, dy):
-        with config.using(convolution=algorithm):
+        with config.using(convolution=algorithm, amx=amx):
             return module.conv2d_input_grad(dy, kernel, x.shape, padding="same")
 
     return differentiate
 
 
-def kernel_grad(module, algorithm):
+def kernel_grad(module, algorithm, amx="off"):
     def differentiate(x, kernel, dy):
-        with config.using(convolution=algorithm):
+        with config.using(convolution=algorithm, amx=amx):
             return module.conv2d_kernel_grad(x, dy, kernel.shape, padding="same")
 
     return differentiate
@@ -343,6 +343,16 @@ GRADIENTS = {
         ("Winograd", ops, "winograd"),
     )
 }
+
+if amx.is_available():
+    STEPS |= {
+        "  direct, on Intel's tile unit": library("direct", "auto"),
+        "  Winograd, on the tile unit": library("winograd", "auto"),
+    }
+    GRADIENTS |= {
+        "  gradient of the input, Winograd on the tile unit": input_grad(ops, "winograd", "auto"),
+        "  gradient of the kernel, direct on the tile unit": kernel_grad(ops, "direct", "auto"),
+    }
 
 
 # -- Beside the way: parts that the page mentions --------------------------------------------------
@@ -614,7 +624,7 @@ def main():
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)  # what a process was told
     options = parser.parse_args()
     if options.threads:
-        config.threads = options.threads
+        config.threads, config.amx = options.threads, "off"
         if options.verify:
             error, bits = check(*data())
             print(json.dumps({"error": error, "bits": bits}))
