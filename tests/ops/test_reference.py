@@ -439,6 +439,34 @@ def every_op():
         ("zero_pad2d_grad", (x, ((1, 1), (0, 2)))),
         ("upsample2d", (x, (2, 2))),
         ("upsample2d_grad", (x, (2, 2))),
+        *picture_ops(x),
+    ]
+
+
+def picture_ops(x):
+    """The same for the operations on pictures."""
+    rgb = random(2, 4, 4, 3, seed=3) % 1
+    turn = np.array([[[0.8, 0.6, 0.1], [-0.6, 0.8, 2.0]]] * 2)
+    places, boxes = np.array([[2, 0, -1, 3]] * 2), np.array([[0, 2, 1, 3]] * 2)
+    swap, half = np.array([1, 0]), np.array([0.5, 0.25])
+    levels, colours = (half + 1, half, -1.0, 1.0), (half, 0.0, 1.0)
+    return [
+        ("affine_transform", (x, turn)),
+        ("affine_transform_grad", (x, turn)),
+        ("gather_pixels", (x, places, places)),
+        ("gather_pixels_grad", (x, places, places, x.shape)),
+        ("resize", (x, (3, 5))),
+        ("resize_grad", (x, (3, 5))),
+        ("adjust_levels", (x, *levels)),
+        ("adjust_levels_grad", (x, x, *levels)),
+        ("adjust_saturation", (rgb, *colours)),
+        ("adjust_saturation_grad", (rgb, rgb, *colours)),
+        ("adjust_hue", (rgb, *colours)),
+        ("adjust_hue_grad", (rgb, rgb, *colours)),
+        ("erase_boxes", (x, boxes)),
+        ("cut_mix", (x, swap, boxes)),
+        ("cut_mix_grad", (x, swap, boxes)),
+        ("mix", (x, swap, half, 1 - half)),
     ]
 
 
