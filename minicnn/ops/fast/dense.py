@@ -11,9 +11,9 @@ import numpy as np
 from minicnn.ops.fast import amx, amx_direct, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
 
-# Multiplications: with fewer the tile unit saves some microseconds a step (0.03 ms for 64 x 2048 by
-# 2048 x 10), but its kernels take seconds to compile.
-WORTH_COMPILING = 1 << 23
+# Multiplications: with fewer the tile unit saves less than 0.1 ms a step (0.03 for 64 x 2048 by
+# 2048 x 10), but its kernels take 4 s to compile, and many a network has no other use for them.
+WORTH_COMPILING = 1 << 25
 
 
 def dense(x, kernel, bias=None, activation=None, out=None):
