@@ -56,6 +56,17 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
+def test_fragments_of_the_page_about_kernels_are_true():
+    """Each stands word for word in the package or in the script that runs the page's steps."""
+    page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
+    fragments = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    sources = [ROOT / "benchmarks/ladder.py", *ROOT.glob("minicnn/ops/**/*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in sources]
+    assert len(fragments) > 10
+    for fragment in fragments:
+        assert any(fragment in text for text in texts), fragment
+
+
 def test_the_changelog_begins_with_this_version():
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert [heading for heading in headings if heading != "Unreleased"][0] == minicnn.__version__
