@@ -14,10 +14,8 @@ CIFAR-10 network, empty cache, two cores: see `python -m benchmarks`, start-up.
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -70,6 +68,8 @@ class _Crew:
         job = _describe(*self._step)
         if job is None:
             return
+        import tempfile  # here: it loads lzma and bz2, which `import minicnn` need not wait for
+
         with contextlib.suppress(OSError):  # no memory, no more processes: this one is enough
             self._folder = Path(tempfile.mkdtemp(prefix="minicnn-compiling-"))
             (self._folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -95,6 +95,8 @@ class _Crew:
         for process in self._processes:
             process.wait()
         if self._folder is not None:
+            import shutil
+
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -189,6 +191,8 @@ def help_with(folder):
 
 
 def _end_with_parent(folder):
+    import shutil
+
     sys.stdin.buffer.read()  # ends when the other end is closed, even by a crash
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
