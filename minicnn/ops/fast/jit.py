@@ -117,6 +117,13 @@ def _source(module):
 
 
 @functools.cache
+def _modules():
+    """The names of all modules of this package."""
+    files = (file.name for file in importlib.resources.files(__package__).iterdir())
+    return {f"{__package__}.{name.removesuffix('.py')}" for name in files if name.endswith(".py")}
+
+
+@functools.cache
 def _imported(module):
     """The modules of this package that one of them imports at its top, directly."""
     found = set()
@@ -145,6 +152,8 @@ def _source_key(function):
         files.add(part.__code__.co_filename)  # a kernel need not lie in this package
         if part.__module__.startswith(f"{__package__}."):
             wanted.add(part.__module__)
+        else:
+            wanted |= _modules()  # any of them may be called
     seen = set()
     while wanted:
         module = wanted.pop()
