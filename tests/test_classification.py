@@ -115,6 +115,13 @@ def test_no_mistakes(tmp_path):
     assert is_picture(tmp_path / "none.png")
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_no_pictures_at_all(tmp_path, columns):
+    nothing = np.zeros((0, columns), np.float32)
+    visualization.worst_mistakes([], [], nothing, ["a", "b"], tmp_path / "none.png")
+    assert is_picture(tmp_path / "none.png")
+
+
 # -- in words -------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ All return a matplotlib Figure of their own, without pyplot: nothing opens a win
 to be closed.
 """
 
+import math
 import os
 
 import numpy as np
@@ -114,7 +115,8 @@ def mistakes(y_true, y_pred):
 
 def _rows(y_pred):
     """Predictions with a column for each class."""
-    y_pred = np.asarray(y_pred, np.float64).reshape(len(y_pred), -1)
+    y_pred = np.asarray(y_pred, np.float64)
+    y_pred = y_pred.reshape(len(y_pred), math.prod(y_pred.shape[1:]))  # also where there are none
     return np.hstack([1 - y_pred, y_pred]) if y_pred.shape[1] == 1 else y_pred
 
 
