@@ -49,18 +49,18 @@ def test_files_of_a_split(tmp_path, shuffle, part):
     assert ours.file_paths == paths and ours.class_names == names
 
 
-@pytest.mark.usefixtures("same_names")
-def test_names_of_layers():
+@pytest.mark.usefixtures("same_names")  # for each class: Keras's RandomColorJitter names others
+@pytest.mark.parametrize("cls", cases.LAYERS, ids=lambda cls: cls.__name__)
+def test_names_of_layers(cls):
     """snake_case and a count: files, logs and get_layer go by them."""
-    for cls, entries in cases.LAYERS.items():
-        arguments = entries[0][0]
-        names = []
-        for library in (minicnn, keras):
-            make = getattr(library.layers, cls.__name__)
-            for _ in range(2):
-                one = make(**arguments) if isinstance(arguments, dict) else make(*arguments)
-                names.append(one.name)
-        assert names[:2] == names[2:]
+    arguments = cases.LAYERS[cls][0][0]
+    names = []
+    for library in (minicnn, keras):
+        make = getattr(library.layers, cls.__name__)
+        for _ in range(2):
+            one = make(**arguments) if isinstance(arguments, dict) else make(*arguments)
+            names.append(one.name)
+    assert names[:2] == names[2:]
 
 
 @pytest.mark.usefixtures("same_names")
