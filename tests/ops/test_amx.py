@@ -138,6 +138,34 @@ def test_errors_are_those_of_float32(kind, algorithm):
         assert 0 < error(value, exactly) <= 1.5 * error(before, exactly)
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_numbers_too_small_for_three_normal_parts(alone, algorithm):
+    """GELU makes such numbers: parts of theirs are not normal, and must not reach other lanes."""
+    rng = np.random.default_rng(0)
+    shape, kernel = (9, 16, 16, 32), normal(3, 3, 32, 64, seed=1)
+    tiny = rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(-45, -30, shape)
+    x = np.where(alone | (rng.random(shape) < 0.2), tiny, normal(*shape)).astype(np.float32)
+    dy = normal(9, 16, 16, 64, seed=2)
+    with config.using(convolution=algorithm):
+        found = [
+            convolution.conv2d(x, kernel, padding="same"),
+            convolution.conv2d_kernel_grad(x, dy, kernel.shape, padding="same"),
+            convolution.conv2d_input_grad(np.tile(x, 2), kernel, x.shape, padding="same"),
+        ]
+    exact = [a.astype(np.float64) for a in (x, kernel, dy)]
+    wanted = [
+        reference.conv2d(*exact[:2], padding="same"),
+        reference.conv2d_kernel_grad(exact[0], exact[2], kernel.shape, padding="same"),
+        reference.conv2d_input_grad(np.tile(exact[0], 2), exact[1], x.shape, padding="same"),
+    ]
+    for a, b in zip(found, wanted, strict=True):
+        if alone:  # the last bits of what is below 2^-110 are lost
+            np.testing.assert_allclose(a, b, rtol=0, atol=2.0**-105)
+        else:
+            assert error(a, b) < 2e-6
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite_stays_not_finite(bad):
     x, kernel = normal(2, 9, 9, 64), normal(5, 5, 64, 32, seed=1)

@@ -233,12 +233,14 @@ def _split(builder, low, high):
     rests, lines = [low, high], []
     for part in range(PARTS):
         words = [builder.bitcast(rest, _WORDS) for rest in rests]
-        if part < PARTS - 1:  # the last rest has no more than eight bits
+        if part < PARTS - 1:
             words = [builder.and_(builder.add(word, rounding), upper) for word in words]
             rests = [
                 builder.fsub(rest, builder.bitcast(word, _FLOATS))
                 for rest, word in zip(rests, words, strict=True)
             ]
+        else:  # it has eight bits at most, unless it is too small to be a normal number
+            words[1] = builder.and_(words[1], upper)
         lines.append(builder.or_(builder.lshr(words[0], sixteen), words[1]))
     return lines
 
