@@ -7,9 +7,9 @@ s, s'       the place of a group among its m
 c, f        channel and filter within a group
 
 Design. A matrix product whose panels are a vector of filters wide has nothing to do in a group of 8
-channels. m groups as one group cost m times the multiplications, most of them by zero, at several
-times the speed: 14 x 14 x 256 in 32 groups takes a quarter of the time (two cores of a Xeon with
-AVX-512, m = 4). A NaN or an infinity reaches all m groups.
+channels. m groups as one group cost m times the multiplications, most of them by zero, on full
+vectors (times: docs/kernels.md, "Groups of few channels"). A NaN or an infinity reaches all m
+groups.
 """
 
 import functools
