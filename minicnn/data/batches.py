@@ -115,6 +115,12 @@ def positive(name, value):
     return int(value)
 
 
+def one_of(name, value, allowed):
+    """ValueError that names the argument, unless its value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
 class ArrayBatches:
     """Slices of arrays, in order or in a fresh random order each epoch."""
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 from dataclasses import dataclass
 
 import numpy as np
 
+from minicnn.checks.arrays import near_duplicates
 from minicnn.errors import warn
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -22,6 +24,23 @@ class FolderIndex:
     paths: list
     labels: np.ndarray
     class_names: list
+
+    def __len__(self):
+        return len(self.paths)
+
+    def rows(self, index):
+        """Some of them; index: whole numbers."""
+        return FolderIndex([self.paths[i] for i in index], self.labels[index], self.class_names)
+
+    @property
+    def counts(self):
+        """Pictures of each class."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    @property
+    def missing(self):
+        """Names of the classes without a picture."""
+        return [self.class_names[i] for i in np.flatnonzero(self.counts == 0)]
 
 
 def index_directory(
@@ -145,11 +164,28 @@ def _nothing(directory, suffixes):
 # -- parts of the data ----------------------------------------------------------------------------
 
 
-def compare_parts(parts):
+def compare_parts(parts, pixels=None):
     """One warning on what parts of the data share and do not: {"train": FolderIndex, ...}.
 
-    Classes that are in some parts only, and files whose bytes are in two parts.
+    Classes that are in some parts only, files whose bytes are in two parts and, with pixels
+    {"train": (n, h, w, c), ...}, other pictures that look the same as one of another part.
     """
+    notes = classes_apart(parts)
+    twice = shared_files({part: index.paths for part, index in parts.items()})
+    alike = [] if pixels is None else _look_alikes(parts, pixels, {copy for _, copy in twice})
+    for found, what, sign in ((twice, "files are", "="), (alike, "pictures look the same", "~")):
+        if found:
+            (one, first), (other, second) = found[0]
+            notes.append(
+                f"{len(found)} {what} in two parts, e.g. {first!r} ({one}) {sign} {second!r} "
+                f"({other}), so the score measures memory: remove them from one"
+            )
+    if notes:
+        warn("; ".join(notes))
+
+
+def classes_apart(parts):
+    """Sentences on classes that only some of the parts hold."""
     notes = []
     names = {
         part: set(map(index.class_names.__getitem__, np.unique(index.labels)))
@@ -159,16 +195,18 @@ def compare_parts(parts):
         having = [part for part, there in names.items() if name in there]
         if len(having) < len(parts):
             notes.append(f"class {name!r} is in {' and '.join(having)} only")
-    notes = [*notes[:10], *([f"and {len(notes) - 10} more classes"] if len(notes) > 10 else [])]
-    twice = shared_files({part: index.paths for part, index in parts.items()})
-    if twice:
-        (one, first), (other, second) = twice[0]
-        notes.append(
-            f"{len(twice)} files are in two parts, e.g. {first!r} ({one}) = {second!r} ({other}), "
-            "so the score measures memory: remove them from one"
-        )
-    if notes:
-        warn("; ".join(notes))
+    return [*notes[:10], *([f"and {len(notes) - 10} more classes"] if len(notes) > 10 else [])]
+
+
+def _look_alikes(parts, pixels, known):
+    """As `shared_files`, by the looks of the pictures; without the (part, path) that are known."""
+    found = {}
+    for one, other in itertools.combinations(pixels, 2):
+        for i, j in near_duplicates(pixels[one], pixels[other]):
+            copy = other, parts[other].paths[j]
+            if copy not in known:
+                found.setdefault(copy, (one, parts[one].paths[i]))
+    return [(first, copy) for copy, first in found.items()]
 
 
 def shared_files(parts):

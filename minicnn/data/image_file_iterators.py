@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
+from minicnn.data.batches import one_of
 from minicnn.data.folders import SUFFIXES, index_directory
-from minicnn.data.image_iterators import Iterator, check_data_format, part_of, picture_saver
-from minicnn.data.pictures import CHANNELS, INTERPOLATIONS, read_picture
+from minicnn.data.image_iterators import Iterator, part_of, picture_saver
+from minicnn.data.pictures import Preparation, check_data_format, picture_size
 from minicnn.errors import warn
 
 
 class FileIterator(Iterator):
     """Batches of pictures that are read from files when they are needed.
 
-    Subclasses find the files and set filenames, filepaths, and what `targets` needs.
+    Subclasses find the files and set filenames, filepaths, and what `targets` needs. Their
+    constructors have Keras's arguments; what those of both mean is looked at here.
     """
 
     class_modes = ("binary", "categorical", "input", "sparse", None)
@@ -22,35 +24,25 @@ class FileIterator(Iterator):
     def __init__(
         self,
         image_data_generator,
-        target_size,
-        color_mode,
+        pictures,  # target_size, color_mode, interpolation, keep_aspect_ratio
+        saving,  # save_to_dir, save_prefix, save_format
         class_mode,
         data_format,
-        save_to_dir,
-        save_prefix,
-        save_format,
         subset,
-        interpolation,
-        keep_aspect_ratio,
         dtype,
     ):
         check_data_format(data_format)
-        self.target_size = _size(target_size)
-        for name, value, allowed in (
-            ("color_mode", color_mode, tuple(CHANNELS)),
-            ("class_mode", class_mode, self.class_modes),
-            ("interpolation", interpolation, INTERPOLATIONS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+        one_of("class_mode", class_mode, self.class_modes)
+        self.preparation = Preparation(picture_size("target_size", pictures[0]), *pictures[1:])
         self.image_data_generator = image_data_generator
-        self.color_mode, self.class_mode = color_mode, class_mode
+        self.target_size, self.image_shape = self.preparation.size, self.preparation.shape
+        self.color_mode, self.class_mode = self.preparation.color_mode, class_mode
         self.data_format = data_format or "channels_last"
-        self.image_shape = (*self.target_size, CHANNELS[color_mode])
         self.subset, self.split = subset, part_of(subset, image_data_generator)
-        self.interpolation, self.keep_aspect_ratio = interpolation, bool(keep_aspect_ratio)
+        self.interpolation = self.preparation.interpolation
+        self.keep_aspect_ratio = bool(self.preparation.crop_to_aspect_ratio)
         self.dtype = dtype or image_data_generator.dtype
-        self.saver = picture_saver(save_to_dir, save_prefix, save_format, 10_000_000)
+        self.saver = picture_saver(*saving, 10_000_000)
         self.classes = self.class_indices = self.sample_weight = None
         self.filenames, self.filepaths = [], []
 
@@ -73,13 +65,7 @@ class FileIterator(Iterator):
         """x, (x, y) or (x, y, sample_weight)."""
         pictures = np.empty((len(index_array), *self.image_shape), np.uint8)
         for picture, number in zip(pictures, index_array, strict=True):
-            picture[...] = read_picture(
-                self.filepaths[number],
-                self.color_mode,
-                self.target_size,
-                self.interpolation,
-                self.keep_aspect_ratio,
-            )
+            picture[...] = self.preparation.read(self.filepaths[number])
         x = self.image_data_generator.prepare(pictures, random).astype(self.dtype, copy=False)
         if self.saver:
             self.saver(x, index_array, random)
@@ -124,16 +110,11 @@ class DirectoryIterator(FileIterator):
     ):
         super().__init__(
             image_data_generator,
-            target_size,
-            color_mode,
+            (target_size, color_mode, interpolation, keep_aspect_ratio),
+            (save_to_dir, save_prefix, save_format),
             class_mode,
             data_format,
-            save_to_dir,
-            save_prefix,
-            save_format,
             subset,
-            interpolation,
-            keep_aspect_ratio,
             dtype,
         )
         self.directory = directory
@@ -204,16 +185,11 @@ class DataFrameIterator(FileIterator):
             class_mode = "raw"
         super().__init__(
             image_data_generator,
-            target_size,
-            color_mode,
+            (target_size, color_mode, interpolation, keep_aspect_ratio),
+            (save_to_dir, save_prefix, save_format),
             class_mode,
             data_format,
-            save_to_dir,
-            save_prefix,
-            save_format,
             subset,
-            interpolation,
-            keep_aspect_ratio,
             dtype,
         )
         self.directory = directory or ""
@@ -311,16 +287,6 @@ def _check_number_of_classes(class_mode, names, where):
         )
     elif class_mode == "categorical" and len(names) == 1:
         warn(f"{where} has one class only, {names[0]!r}: there is nothing to learn")
-
-
-def _size(value):
-    whole = isinstance(value, tuple | list) and len(value) == 2
-    if not whole or not all(isinstance(one, int | np.integer) and one > 0 for one in value):
-        raise ValueError(
-            f"target_size is a pair of positive integers (height, width), not {value!r}; "
-            "color_mode decides about channels"
-        )
-    return (int(value[0]), int(value[1]))
 
 
 def _column(table, name, argument, rows=None):

@@ -6,20 +6,18 @@ the random numbers of batch `index` in a pass that began after `start` batches c
 the batches that Keras's iterators yield one after the other.
 """
 
-import os
 import threading
 from pathlib import Path
 
 import numpy as np
 
 from minicnn import randomness
-from minicnn.data.batches import PyDataset, positive
-from minicnn.data.pictures import array_to_img
+from minicnn.data.ahead import AHEAD, WORKERS
+from minicnn.data.batches import PyDataset, one_of, positive
+from minicnn.data.pictures import array_to_img, check_data_format
 from minicnn.errors import warn
 
 LARGEST_SEED = 2**32  # of NumPy's Mersenne twister
-# Threads that decode while the network trains: also with one processor two, one waits for the disk.
-WORKERS = max(2, min(4, os.cpu_count() or 1))
 
 
 class Iterator(PyDataset):
@@ -30,7 +28,7 @@ class Iterator(PyDataset):
     """
 
     def __init__(self, n, batch_size, shuffle, seed, **kwargs):
-        super().__init__(**{"workers": WORKERS, "max_queue_size": 2 * WORKERS, **kwargs})
+        super().__init__(**{"workers": WORKERS, "max_queue_size": AHEAD, **kwargs})
         if seed is not None:
             if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
                 raise ValueError(f"seed is None or an integer >= 0, not {seed!r}")
@@ -211,8 +209,7 @@ def warn_about_channels(shape, what):
 def part_of(subset, generator):
     """(start, stop) as fractions of each class, None for all; validation is first, as in Keras."""
     fraction = generator._validation_split
-    if subset not in (None, "training", "validation"):
-        raise ValueError(f"subset is 'training', 'validation' or None, not {subset!r}")
+    one_of("subset", subset, ("training", "validation", None))
     if subset is None:
         if fraction:
             warn(
@@ -244,11 +241,6 @@ def _check_classes_of_parts(y, at):
         warn(message)
     else:
         raise ValueError(f"{message}, or give ignore_class_split=True for y that has no classes")
-
-
-def check_data_format(value):
-    if value not in (None, "channels_last"):
-        raise ValueError(f"data_format is 'channels_last', not {value!r}")
 
 
 def picture_saver(folder, prefix, suffix, names):

@@ -146,6 +146,12 @@ def apply_brightness_shift(x, brightness, scale=True):
     return y
 
 
+def _moved(x, how, **affine):
+    """x transformed; how: what the functions below take after the amount, in their order."""
+    names = ("row_axis", "col_axis", "channel_axis", "fill_mode", "cval", "order")
+    return apply_affine_transform(x, **affine, **dict(zip(names, how, strict=True)))
+
+
 def random_rotation(
     x,
     rg,
@@ -157,17 +163,8 @@ def random_rotation(
     interpolation_order=1,
 ):
     """x turned by an angle in [-rg, rg) degrees."""
-    theta = np.random.uniform(-rg, rg)
-    return apply_affine_transform(
-        x,
-        theta=theta,
-        row_axis=row_axis,
-        col_axis=col_axis,
-        channel_axis=channel_axis,
-        fill_mode=fill_mode,
-        cval=cval,
-        order=interpolation_order,
-    )
+    how = row_axis, col_axis, channel_axis, fill_mode, cval, interpolation_order
+    return _moved(x, how, theta=np.random.uniform(-rg, rg))
 
 
 def random_shift(
@@ -184,17 +181,8 @@ def random_shift(
     """x shifted by fractions of its width and height in [-wrg, wrg) and [-hrg, hrg)."""
     tx = np.random.uniform(-hrg, hrg) * np.shape(x)[row_axis]
     ty = np.random.uniform(-wrg, wrg) * np.shape(x)[col_axis]
-    return apply_affine_transform(
-        x,
-        tx=tx,
-        ty=ty,
-        row_axis=row_axis,
-        col_axis=col_axis,
-        channel_axis=channel_axis,
-        fill_mode=fill_mode,
-        cval=cval,
-        order=interpolation_order,
-    )
+    how = row_axis, col_axis, channel_axis, fill_mode, cval, interpolation_order
+    return _moved(x, how, tx=tx, ty=ty)
 
 
 def random_shear(
@@ -208,17 +196,8 @@ def random_shear(
     interpolation_order=1,
 ):
     """x sheared by an angle in [-intensity, intensity) degrees."""
-    shear = np.random.uniform(-intensity, intensity)
-    return apply_affine_transform(
-        x,
-        shear=shear,
-        row_axis=row_axis,
-        col_axis=col_axis,
-        channel_axis=channel_axis,
-        fill_mode=fill_mode,
-        cval=cval,
-        order=interpolation_order,
-    )
+    how = row_axis, col_axis, channel_axis, fill_mode, cval, interpolation_order
+    return _moved(x, how, shear=np.random.uniform(-intensity, intensity))
 
 
 def random_zoom(
@@ -233,17 +212,8 @@ def random_zoom(
 ):
     """x zoomed by a factor for each direction in zoom_range; below 1 enlarges."""
     zx, zy = draw_zoom(np.random, pair("zoom_range", zoom_range))
-    return apply_affine_transform(
-        x,
-        zx=zx,
-        zy=zy,
-        row_axis=row_axis,
-        col_axis=col_axis,
-        channel_axis=channel_axis,
-        fill_mode=fill_mode,
-        cval=cval,
-        order=interpolation_order,
-    )
+    how = row_axis, col_axis, channel_axis, fill_mode, cval, interpolation_order
+    return _moved(x, how, zx=zx, zy=zy)
 
 
 def random_channel_shift(x, intensity_range, channel_axis=0):

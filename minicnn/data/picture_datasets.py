@@ -8,9 +8,9 @@ import numpy as np
 
 from minicnn import config, randomness
 from minicnn.data.ahead import doing
-from minicnn.data.batches import positive
+from minicnn.data.batches import one_of, positive
 from minicnn.data.folders import index_directory
-from minicnn.data.pictures import CHANNELS, INTERPOLATIONS, check_data_format, read_picture
+from minicnn.data.pictures import Preparation, check_data_format, picture_size
 from minicnn.data.pipeline import LEFT_OUT, Dataset
 from minicnn.errors import PictureError, warn
 
@@ -49,22 +49,19 @@ def image_dataset_from_directory(
     """
     if labels not in ("inferred", None) and not isinstance(labels, list | tuple | np.ndarray):
         raise ValueError(f"labels is 'inferred', None or a list of class numbers, not {labels!r}")
-    for name, value, allowed in (
-        ("label_mode", label_mode, LABEL_MODES),
-        ("color_mode", color_mode, tuple(CHANNELS)),
-        ("format", format, ("tf", "grain")),
-        ("on_error", on_error, ("raise", "skip")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
-    interpolation = RENAMED.get(str(interpolation).lower(), str(interpolation).lower())
-    if interpolation not in INTERPOLATIONS:
-        known = ", ".join((*INTERPOLATIONS, *RENAMED))
-        raise ValueError(f"interpolation is one of {known}, not {interpolation!r}")
-    if crop_to_aspect_ratio and pad_to_aspect_ratio:
-        raise ValueError("crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other")
+    one_of("label_mode", label_mode, LABEL_MODES)
+    one_of("format", format, ("tf", "grain"))
+    one_of("on_error", on_error, ("raise", "skip"))
     check_data_format(data_format)
-    size = _size(image_size)
+    side = isinstance(image_size, int | np.integer) and not isinstance(image_size, bool)
+    interpolation = str(interpolation).lower()
+    preparation = Preparation(
+        picture_size("image_size", (image_size, image_size) if side else image_size),
+        color_mode,
+        RENAMED.get(interpolation, interpolation),
+        bool(crop_to_aspect_ratio),
+        bool(pad_to_aspect_ratio),
+    )
     if batch_size is not None:
         batch_size = positive("batch_size", batch_size)
     _check_split(validation_split, subset, shuffle, seed)
@@ -92,14 +89,7 @@ def image_dataset_from_directory(
         files = PictureFiles(
             [paths[i] for i in rows],
             _targets(numbers[rows], label_mode, len(names)),
-            functools.partial(
-                read_picture,
-                color_mode=color_mode,
-                size=size,
-                interpolation=interpolation,
-                crop_to_aspect_ratio=bool(crop_to_aspect_ratio),
-                pad_to_aspect_ratio=bool(pad_to_aspect_ratio),
-            ),
+            preparation.read,
             on_error == "skip",
         )
         data = files.dataset()
@@ -133,7 +123,10 @@ def image_dataset_from_directory(
 
 
 class PictureFiles:
-    """Files and their targets as the elements of a Dataset; knows which cannot be read."""
+    """Files and their targets as the elements of a Dataset; knows which cannot be read.
+
+    read(path, note) -> pixels; skip: leave out what it raises PictureError for.
+    """
 
     def __init__(self, paths, targets, read, skip):
         self.paths, self.targets, self.read, self.skip = paths, targets, read, skip
@@ -213,21 +206,8 @@ def _targets(numbers, label_mode, classes):
     return np.eye(classes, dtype=np.float32)[numbers]
 
 
-def _size(value):
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = (value, value)
-    whole = isinstance(value, tuple | list) and len(value) == 2
-    if not whole or not all(isinstance(one, int | np.integer) and one > 0 for one in value):
-        raise ValueError(
-            f"image_size is a pair of positive integers (height, width), not {value!r}; "
-            "color_mode decides about channels"
-        )
-    return (int(value[0]), int(value[1]))
-
-
 def _check_split(fraction, subset, shuffle, seed):
-    if subset not in ("training", "validation", "both", None):
-        raise ValueError(f"subset is 'training', 'validation', 'both' or None, not {subset!r}")
+    one_of("subset", subset, ("training", "validation", "both", None))
     if (fraction is None) != (subset is None):
         raise ValueError("validation_split and subset go together: give both or neither")
     if fraction is None:

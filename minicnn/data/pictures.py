@@ -3,7 +3,8 @@
 Every mode becomes 8 bits a channel v, exactly so:
 
     1 bit                 0 or 255
-    16-bit grey           round(v / 257), so 65535 -> 255; 16-bit colour: floor(v / 256), by Pillow
+    16-bit grey           round(v / 257), so 65535 -> 255
+    16-bit colour         by Pillow: floor(v / 256) in PNG and TIFF, round(255 v / maximum) in PPM
     32-bit grey           v if no value is above 255, else as 16 bits
     floating point        round(255 v) if no value is above 1, else round(v); clipped to 0..255
     palette               its colours; transparency becomes alpha
@@ -20,20 +21,78 @@ import functools
 import io
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minicnn import config
 from minicnn.data.ahead import doing
+from minicnn.data.batches import one_of
 from minicnn.errors import PictureError, warn
 
 CHANNELS = {"grayscale": 1, "rgb": 3, "rgba": 4}
+_ORIENTATION = 0x0112  # in EXIF; from 5 on rows and columns change places
 INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 _MODES = {"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}
 # Whatever a file is called, no other decoder gets it: Pillow hands PostScript to Ghostscript, and
 # takes some text for TGA.
 _FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture file becomes an array (height, width, channels), of one size for all files.
+
+    ValueError at construction for arguments that `read_picture` does not take.
+    """
+
+    size: tuple
+    color_mode: str = "rgb"
+    interpolation: str = "bilinear"
+    crop_to_aspect_ratio: bool = False
+    pad_to_aspect_ratio: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "size", picture_size("size", self.size))
+        _check_arguments(
+            self.color_mode, self.interpolation, self.crop_to_aspect_ratio, self.pad_to_aspect_ratio
+        )
+
+    @property
+    def shape(self):
+        """Of the array."""
+        return (*self.size, CHANNELS[self.color_mode])
+
+    def read(self, path, note=None):
+        """The pixels of a file, uint8; PictureError if it cannot be read."""
+        return read_picture(
+            path,
+            self.color_mode,
+            self.size,
+            self.interpolation,
+            self.crop_to_aspect_ratio,
+            self.pad_to_aspect_ratio,
+            note,
+        )
+
+
+def picture_size(name, value):
+    """(height, width) as integers, or ValueError that names the argument."""
+    pair = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(map(_is_side, pair)):
+        rest = ""
+        if isinstance(pair, list | tuple) and len(pair) == 3:
+            rest = ", without channels: color_mode decides about them"
+        raise ValueError(
+            f"{name} is a pair of positive integers (height, width), e.g. (96, 128), not {value!r}"
+            f"{rest}"
+        )
+    return int(pair[0]), int(pair[1])
+
+
+def _is_side(value):
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
 
 
 def read_picture(
@@ -53,11 +112,12 @@ def read_picture(
     a file that can be read; without it, that is a warning, once for each folder and kind.
     """
     _check_arguments(color_mode, interpolation, crop_to_aspect_ratio, pad_to_aspect_ratio)
+    size = None if size is None else picture_size("size", size)
     doing(path)
     picture = _decode(path, color_mode, note or _warn_once)
-    if size is not None and picture.size != tuple(size[1::-1]):
+    if size is not None and picture.size != size[::-1]:
         resize = _padded if pad_to_aspect_ratio else _resized
-        picture = resize(picture, tuple(size), interpolation, crop_to_aspect_ratio)
+        picture = resize(picture, size, interpolation, crop_to_aspect_ratio)
     array = np.array(picture)
     return array if array.ndim == 3 else array[..., None]
 
@@ -71,57 +131,119 @@ def load_img(
     config.largest_picture pixels, before any is decoded.
     """
     _check_arguments(color_mode, interpolation)
+    if isinstance(target_size, list | tuple) and len(target_size) == 3:
+        target_size = target_size[:2]  # as Keras, whose scripts give a whole input shape, too
+    size = None if target_size is None else picture_size("target_size", target_size)
     picture = _decode(path, color_mode, _warn_once)
-    if target_size is not None and picture.size != tuple(target_size[1::-1]):
-        picture = _resized(picture, target_size[:2], interpolation, keep_aspect_ratio)
+    if size is not None and picture.size != size[::-1]:
+        picture = _resized(picture, size, interpolation, keep_aspect_ratio)
     return picture
 
 
+def look_at_header(path):
+    """((height, width) the right way up, Pillow's name of the mode) of a file that stays packed."""
+    with _opened(path) as opened:
+        width, height = opened.size
+        on_its_side = opened.getexif().get(_ORIENTATION, 1) >= 5
+        return ((width, height) if on_its_side else (height, width)), opened.mode
+
+
 def _check_arguments(color_mode, interpolation, crop=False, pad=False):
-    if color_mode not in _MODES:
-        raise ValueError(f"color_mode is 'grayscale', 'rgb' or 'rgba', not {color_mode!r}")
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(
-            f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}"
-        )
+    one_of("color_mode", color_mode, tuple(CHANNELS))
+    one_of("interpolation", interpolation, INTERPOLATIONS)
     if crop and pad:
         raise ValueError("crop_to_aspect_ratio and pad_to_aspect_ratio exclude each other")
 
 
 def _decode(path, color_mode, note):
     """The picture of a file, decoded, the right way up, in its mode; all errors name the file."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
+
+    with _opened(path) as opened:
+        _look(opened, path, note)
+        opened.load()
+        _check_pixels(opened, path)  # what an icon unpacks to is not the size that it declares
+        deep = opened.format == "PPM" and opened.mode == "I"  # Pillow stretches it to 16 bits
+        ImageOps.exif_transpose(opened, in_place=True)
+        return _with_mode(opened, _MODES[color_mode], path, deep)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A file of which only the header is read, of a size that may be decoded."""
+    from PIL import Image
 
     if not isinstance(path, str | bytes | os.PathLike | io.BytesIO):
         raise TypeError(f"a picture is given by its path or an io.BytesIO, not {path!r}")
-    limit = config.largest_picture
-    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = limit  # Pillow's own limit, a warning and then an error
-    try:
-        opened = Image.open(path, formats=_formats())
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(path, f"is too large ({error}); {_RAISE_LIMIT}") from error
-    except Image.UnidentifiedImageError as error:
-        raise PictureError(path, _what_else(path)) from error
-    except OSError as error:
-        raise PictureError(path, f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged header raises SyntaxError, struct.error, ...
-        raise PictureError(path, f"has a damaged header: {error}") from error
-    with opened:
-        width, height = opened.size
-        if width * height > limit:
-            raise PictureError(
-                path, f"has {width} x {height} pixels, more than {limit:,} in all; {_RAISE_LIMIT}"
-            )
+    with _limited_pillow():
         try:
-            _look(opened, path, note)
-            opened.load()
-            ImageOps.exif_transpose(opened, in_place=True)
-            return _with_mode(opened, _MODES[color_mode], path)
-        except (PictureError, MemoryError, UserWarning):
-            raise
-        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-            raise PictureError(path, f"is damaged: {error}") from error
+            opened = Image.open(path, formats=_formats())
+        except Image.DecompressionBombError as error:
+            raise PictureError(path, _too_large()) from error
+        except Image.UnidentifiedImageError as error:
+            raise PictureError(path, _what_else(path)) from error
+        except OSError as error:
+            raise PictureError(path, f"cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # a damaged header raises SyntaxError, struct.error, ...
+            raise PictureError(path, f"has a damaged header: {error}") from error
+        with opened:
+            _check_pixels(opened, path)
+            try:
+                yield opened
+            except (PictureError, MemoryError, UserWarning):
+                raise
+            except Image.DecompressionBombError as error:
+                raise PictureError(path, _too_large()) from error
+            except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
+                raise PictureError(path, f"is damaged: {error}") from error
+
+
+def _check_pixels(opened, path):
+    width, height = opened.size
+    if width * height > config.largest_picture:
+        raise PictureError(path, _too_large(f"{width} x {height} pixels, "))
+
+
+def _too_large(size=""):
+    limit = f"{config.largest_picture:,}"
+    told = f"has {size}more than {limit} in all" if size else f"has more than {limit} pixels"
+    return f"{told}; set minicnn.config.largest_picture if it is meant to be"
+
+
+class _QuietLimit(int):
+    """For Pillow, which warns of more pixels than MAX_IMAGE_PIXELS and refuses twice as many.
+
+    Nothing is more than this number, so it never warns: our error stands alone. Twice the number
+    is an ordinary one, and still refused where only Pillow sees what a file asks for.
+    """
+
+    def __lt__(self, pixels):
+        return False
+
+
+_decoding = threading.Lock()
+_decoders = 0  # how many threads are inside `_limited_pillow`
+_their_limit = None  # Pillow's, as it was before the first of them
+
+
+@contextlib.contextmanager
+def _limited_pillow():
+    """Inside, Pillow's limit is ours; afterwards, and for other programs' pictures, its own."""
+    global _decoders, _their_limit
+    from PIL import Image
+
+    with _decoding:
+        if not _decoders:
+            _their_limit = Image.MAX_IMAGE_PIXELS
+        _decoders += 1
+        Image.MAX_IMAGE_PIXELS = _QuietLimit(config.largest_picture)
+    try:
+        yield
+    finally:
+        with _decoding:
+            _decoders -= 1
+            if not _decoders:
+                Image.MAX_IMAGE_PIXELS = _their_limit
 
 
 @functools.cache
@@ -131,9 +253,6 @@ def _formats():
 
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-_RAISE_LIMIT = "set minicnn.config.largest_picture if it is meant to be"
 
 
 def _look(opened, path, note):
@@ -211,8 +330,8 @@ def _shown(path):
     return "a picture" if isinstance(path, io.BytesIO) else repr(os.fsdecode(path))
 
 
-def _with_mode(picture, mode, path):
-    """8 bits a channel, and the channels of the mode."""
+def _with_mode(picture, mode, path, deep):
+    """8 bits a channel, and the channels of the mode; deep: of 16 bits, whatever its values."""
     from PIL import Image
 
     if picture.mode[0] in "IF":  # 16 or 32 bits, or floating point
@@ -221,7 +340,7 @@ def _with_mode(picture, mode, path):
             raise PictureError(path, "holds NaN or infinity")
         if picture.mode == "F":
             values = values * 255 if values.max() <= 1 else values
-        elif picture.mode != "I" or values.max() > 255:
+        elif deep or picture.mode != "I" or values.max() > 255:
             values = values / 257
         picture = Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
     elif picture.mode == "P" and "transparency" in picture.info:

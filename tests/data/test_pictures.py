@@ -6,7 +6,9 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +16,15 @@ from PIL import Image
 
 import minicnn
 from minicnn.data.folders import index_directory
-from minicnn.data.pictures import array_to_img, img_to_array, load_img, read_picture, save_img
+from minicnn.data.pictures import (
+    Preparation,
+    array_to_img,
+    img_to_array,
+    load_img,
+    look_at_header,
+    read_picture,
+    save_img,
+)
 from minicnn.errors import PictureError
 
 RAMP = np.linspace(0, 255, 12 * 9 * 3).astype(np.uint8).reshape(12, 9, 3)
@@ -160,6 +170,69 @@ def test_bombs_are_not_unpacked(tmp_path):
     assert int(run.stdout) < 20_000  # kB
 
 
+QUIET = """
+import sys, warnings
+from minicnn import config
+from minicnn.cli.folders import look_at
+from minicnn.data.pictures import read_picture
+from minicnn.errors import PictureError
+from PIL import Image
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+theirs = Image.MAX_IMAGE_PIXELS
+for limit in (config.largest_picture, 100_000_000, 1000):
+    with config.using(largest_picture=limit):
+        for look in (read_picture, lambda path: look_at([path, sys.argv[2]])):
+            try:
+                look(sys.argv[1])
+            except PictureError as error:
+                size = "" if limit == 1000 else "12000 x 12000 pixels, "
+                assert str(error).startswith(f"{sys.argv[1]!r} has {size}more than {limit:,} ")
+                assert str(error).endswith(
+                    "; set minicnn.config.largest_picture if it is meant to be"
+                )
+assert Image.MAX_IMAGE_PIXELS == theirs
+try:
+    Image.open(sys.argv[1])
+except Image.DecompressionBombWarning:
+    print("Pillow warns others")
+"""
+
+
+def test_our_limit_alone_is_told(tmp_path):
+    """Pillow's own warning begins at 89 million pixels, its error at twice as many."""
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    large.write_bytes(png(12_000, 12_000, 1, 0, b""))
+    save_img(small, RAMP, scale=False)
+    run = subprocess.run(
+        [sys.executable, "-c", QUIET, large, small], capture_output=True, text=True
+    )
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    assert run.stdout == "Pillow warns others\n"
+
+
+def test_pillows_limit_comes_back_after_the_last_thread(tmp_path):
+    for number in range(8):
+        save_img(tmp_path / f"{number}.png", RAMP, scale=False)
+    theirs = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(4) as pool:
+        paths = sorted(tmp_path.glob("*.png")) * 50
+        assert {one.shape for one in pool.map(read_picture, paths)} == {(12, 9, 3)}
+    assert Image.MAX_IMAGE_PIXELS is theirs
+
+
+def test_an_icon_that_unpacks_to_more_than_it_says(tmp_path):
+    inside = written(Image.new("RGB", (40, 40)), "png").getvalue()
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22)
+    (tmp_path / "a.ico").write_bytes(struct.pack("<HHH", 0, 1, 1) + entry + inside)
+    with (
+        warnings.catch_warnings(),
+        minicnn.config.using(largest_picture=1000),
+        pytest.raises(PictureError, match="40 x 40 pixels, more than 1,000"),
+    ):
+        warnings.filterwarnings("ignore", "Image was not the expected size")  # Pillow's
+        read_picture(tmp_path / "a.ico")
+
+
 def test_the_limit_can_be_set(tmp_path):
     save_img(tmp_path / "a.png", RAMP, scale=False)
     with minicnn.config.using(largest_picture=12 * 9 - 1):
@@ -175,6 +248,19 @@ def written(picture, kind, **arguments):
     file = io.BytesIO()
     picture.save(file, kind, **arguments)
     return file
+
+
+def written_tiff(pixels):
+    """A TIFF of one strip of 16-bit colour, which Pillow reads but does not write."""
+    height, width = pixels.shape[:2]
+    data = pixels.astype("<u2").tobytes()
+    bits, at = struct.pack("<3H", 16, 16, 16), 8 + len(data)
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, at), (259, 3, 1, 1)]
+    tags += [(262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3), (278, 3, 1, height)]
+    tags += [(279, 4, 1, len(data))]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    header = b"II*\0" + struct.pack("<I", at + len(bits))
+    return io.BytesIO(header + data + bits + struct.pack("<H", len(tags)) + entries + bytes(4))
 
 
 def palette():
@@ -243,6 +329,26 @@ GOLDEN = {
         "rgb",
         [[[0, 0, 1], [100, 254, 255]]],
     ),
+    "16 bits in colour, TIFF": (
+        written_tiff(np.uint16([[[0, 255, 256], [25_700, 65_279, 65_535]]])),
+        "rgb",
+        [[[0, 0, 1], [100, 254, 255]]],
+    ),
+    "16 bits in colour, PPM": (  # rounded, where PNG and TIFF drop the lower byte
+        io.BytesIO(b"P6 2 1 65535\n" + struct.pack(">6H", 0, 128, 129, 25_828, 25_829, 65_535)),
+        "rgb",
+        [[[0, 0, 1], [100, 101, 255]]],
+    ),
+    "10 bits in colour, PPM": (
+        io.BytesIO(b"P6 1 1 1023\n" + struct.pack(">3H", 0, 3, 1023)),
+        "rgb",
+        [[[0, 1, 255]]],
+    ),
+    "16 bits, PGM, dark": (
+        io.BytesIO(b"P5 3 1 65535\n" + struct.pack(">3H", 0, 200, 255)),
+        "grayscale",
+        [[[0], [1], [1]]],
+    ),
     "32 bits": (
         written(Image.fromarray(np.int32([[0, 7, 255]])), "tiff"),
         "grayscale",
@@ -298,6 +404,26 @@ def test_pictures_are_turned_the_right_way_up(kind, orientation):
     np.testing.assert_array_equal(got > 128, upright > 128)
 
 
+def test_sizes_of_all_kinds(tmp_path):
+    save_img(tmp_path / "a.png", RAMP, scale=False)
+    for size in ((5, 7), [5, 7], np.array([5, 7]), (np.int64(5), 7), (5, 7, 3)):
+        assert load_img(tmp_path / "a.png", target_size=size).size == (7, 5)
+    assert Preparation([5, 7], "rgba").read(tmp_path / "a.png").shape == (5, 7, 4)
+    assert Preparation([5, 7]) == Preparation((5, 7)) and Preparation((5, 7)).shape == (5, 7, 3)
+
+
+def test_a_header_says_what_a_picture_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert look_at_header(tmp_path / "a.jpg") == ((30, 20), "L")
+    save_img(tmp_path / "b.png", RAMP, scale=False)
+    assert look_at_header(tmp_path / "b.png") == ((12, 9), "RGB")
+    (tmp_path / "c.png").write_text("no picture")
+    with pytest.raises(PictureError, match="c.png.* is no picture but text"):
+        look_at_header(tmp_path / "c.png")
+
+
 def test_damaged_exif_does_not_matter():
     file = written(Image.new("RGB", (4, 4), "red"), "jpeg", exif=b"Exif\0\0garbage!!")
     assert read_picture(file).shape == (4, 4, 3)
@@ -342,11 +468,33 @@ def test_deep_pictures_are_scaled(tmp_path):
         read_picture(tmp_path / "real.tif")
 
 
+SIZE = r"{} is a pair of positive integers \(height, width\), e.g. \(96, 128\), not {}$"
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
         (lambda: load_img("a.png", color_mode="gray"), "color_mode"),
         (lambda: load_img("a.png", interpolation="cubic"), "bicubic"),
+        (lambda: load_img("a.png", target_size=(5,)), SIZE.format("target_size", r"\(5,\)")),
+        (lambda: load_img("a.png", target_size=5.5), SIZE.format("target_size", "5.5")),
+        (lambda: load_img("a.png", target_size=(5, 0)), SIZE.format("target_size", r"\(5, 0\)")),
+        (
+            lambda: load_img("a.png", target_size=(5, 5.0)),
+            SIZE.format("target_size", r"\(5, 5.0\)"),
+        ),
+        (
+            lambda: load_img("a.png", target_size=(1, 2, 3, 4)),
+            SIZE.format("target_size", r"\(1, 2, 3, 4\)"),
+        ),
+        (
+            lambda: load_img("a.png", target_size=(True, 2)),
+            SIZE.format("target_size", r"\(True, 2\)"),
+        ),
+        (lambda: read_picture("a.png", size="64"), SIZE.format("size", "'64'")),
+        (lambda: read_picture("a.png", size=(4, 4, 3)), "without channels: color_mode"),
+        (lambda: Preparation(8), SIZE.format("size", "8")),
+        (lambda: Preparation((8, 8), "gray"), "color_mode is one of 'grayscale', 'rgb', 'rgba'"),
         (lambda: array_to_img(np.zeros((2, 2))), "h, w, c"),
         (lambda: array_to_img(np.zeros((2, 2, 2))), "1, 3 or 4 channels"),
         (lambda: img_to_array(np.zeros((1, 2, 2, 1))), "h, w, c"),
