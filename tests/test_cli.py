@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import minicnn
 from minicnn import datasets, layers
 from minicnn.cli import folders, main, networks
 from minicnn.data import splitting
+from minicnn.data.pictures import Preparation
 
 CLASSES = {"airplane": 0, "frog": 6}
 SMALL = ("--size", "16", "--no-augment", "--quiet", "--learning-rate", "0.003")
@@ -145,10 +147,58 @@ def test_the_same_pictures_in_two_parts(tmp_path):
     folder = tmp_path / "split"
     for part, first in (("train", 0), ("validation", 8), ("test", 20)):
         make_folder(folder / part, 10, first)
+    shutil.copy(folder / "train" / "frog" / "000.jpg", folder / "test" / "frog" / "copy.jpg")
     result = run("train", folder, "-o", tmp_path / "a.keras", "--epochs", 1, *SMALL)
     assert result.exit_code == 0
-    assert "pictures of validation are in training, too" in result.stderr
-    assert "pictures of test are in training, too" not in result.stderr
+    told = [line for line in result.stderr.splitlines() if "in two parts" in line]
+    copy, alike = told[0].replace(str(tmp_path), "").split("; ")  # the pixels of four are equal
+    assert re.search(r"1 files are in two parts, e.g. .*000.jpg' \(train\) = .*copy.jpg'", copy)
+    assert re.match(r"4 pictures look the same in two parts, .* \(train\) ~ .*validation", alike)
+    assert len(told) == 1
+
+
+def test_pictures_that_are_read_when_needed(tmp_path):
+    listing = folders.list_pictures(make_folder(tmp_path / "few", 5))
+    preparation = Preparation((16, 20))
+    whole, good = folders.read_all(listing.paths, preparation)
+    assert good.tolist() == list(range(10)) and whole.shape == (10, 16, 20, 3)
+    nothing, good = folders.read_all(listing.paths, preparation, keep=False)
+    assert nothing is None and good.tolist() == list(range(10))
+    x, y = (np.concatenate(c) for c in zip(*folders.batches(listing, preparation, 4), strict=True))
+    np.testing.assert_array_equal(x, whole)
+    np.testing.assert_array_equal(y, listing.labels)
+    passes = []
+    for _ in range(2):
+        data = folders.batches(listing, preparation, 4, seed=5)
+        passes.append([np.concatenate([x for x, _ in data]) for _ in range(2)])
+    np.testing.assert_array_equal(passes[0], passes[1])
+    assert (passes[0][0] != passes[0][1]).any() and (passes[0][0] != whole).any()
+    assert passes[0][0].sum() == passes[0][1].sum() == whole.sum()
+
+
+def test_odd_files_are_told_once_for_all_epochs(tmp_path):
+    folder = make_folder(tmp_path / "odd", 12)
+    os.rename(folder / "frog" / "003.jpg", folder / "frog" / "003.png")
+    result = run(
+        *("train", folder, "-o", tmp_path / "a.keras", "--epochs", 2, "--memory", "0.000001"),
+        *SMALL,
+    )
+    assert result.exit_code == 0 and result.stderr.count("is a JPEG file by its content") == 1
+
+
+def test_classes_that_some_parts_lack(tmp_path):
+    folder = tmp_path / "split"
+    make_folder(folder / "train", 10)
+    make_folder(folder / "validation", 5, 10)
+    make_folder(folder / "test", 5, 15, classes={"frog": 6})
+    result = run("train", folder, "-o", tmp_path / "a.keras", "--epochs", 1, *SMALL)
+    told = [line for line in result.stderr.splitlines() if "class 'airplane'" in line]
+    assert told == ["minicnn: warning: class 'airplane' is in train and validation only"]
+    folder = make_folder(tmp_path / "few", 12)
+    for path in sorted((folder / "frog").iterdir())[2:]:
+        path.unlink()
+    result = run("train", folder, "-o", tmp_path / "b.keras", "--epochs", 1, *SMALL)
+    assert "class 'frog' is in train and validation only" in result.stderr
 
 
 def test_without_validation_the_test_stands_in(tmp_path):
@@ -246,7 +296,7 @@ def test_predict(trained, pictures):
     for line, file in zip(lines, files, strict=True):
         assert re.fullmatch(rf"{re.escape(str(file))}: (airplane|frog) [\d.]+ %", line)
     answers = json.loads(run("predict", "--json", trained[0], *files).stdout)
-    model, preparation = minicnn.load_model(trained[0]), folders.Preparation((16, 16))
+    model, preparation = minicnn.load_model(trained[0]), Preparation((16, 16))
     rows = model.predict(np.stack([preparation.read(file) for file in files]), verbose=0)
     for answer, row in zip(answers, rows, strict=True):
         assert answer["probability"] == pytest.approx(row.max())

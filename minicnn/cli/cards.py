@@ -1,7 +1,7 @@
 """What a model file says of the pictures it is for: `model.notes`, written by `minicnn train`."""
 
 from minicnn.cli import fail
-from minicnn.cli.folders import Preparation
+from minicnn.data.pictures import Preparation
 from minicnn.errors import FormatError
 from minicnn.saving import load_model
 
@@ -13,7 +13,12 @@ def write(model, class_names, preparation, trained):
     model.notes = {
         KEY: {
             "class_names": list(class_names),
-            "preparation": preparation.as_dict(),
+            "preparation": {
+                "size": list(preparation.size),
+                "color_mode": preparation.color_mode,
+                "interpolation": preparation.interpolation,
+                "crop_to_aspect_ratio": preparation.crop_to_aspect_ratio,
+            },
             "training": trained,
         }
     }
@@ -52,7 +57,7 @@ def read(model, path):
             str(card["preparation"]["interpolation"]),
             bool(card["preparation"]["crop_to_aspect_ratio"]),
         )
-        fits = (*preparation.size, preparation.channels) == tuple(shape[1:])
+        fits = preparation.shape == tuple(shape[1:])
     except (KeyError, TypeError, ValueError) as error:
         fail(f"{path}: its notes on pictures are not as minicnn train writes them ({error!r})")
     if not fits or len(names) != outputs:

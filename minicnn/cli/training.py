@@ -1,6 +1,7 @@
 """minicnn train: from folders to a model file and a report."""
 
 import json
+import math
 import os
 import time
 
@@ -8,11 +9,13 @@ import click
 import numpy as np
 
 from minicnn import callbacks, optimizers
-from minicnn.checks import arrays
 from minicnn.checks.history import check_overfitting
 from minicnn.cli import EXIT_INTERRUPTED, cards, fail, folders, networks, say
 from minicnn.cli.reporting import print_report, write_report
+from minicnn.data.folders import classes_apart, compare_parts
+from minicnn.data.pictures import Preparation
 from minicnn.data.splitting import groups_of_alike, stratified_split
+from minicnn.errors import warn
 from minicnn.metrics.classification import classification_report, majority, percent
 from minicnn.randomness import set_random_seed
 
@@ -51,7 +54,7 @@ def train_on_folder(
     augment = len(train) <= 20_000 if augment is None else augment
     model = networks.default_network(
         data.preparation.size,
-        data.preparation.channels,
+        data.preparation.shape[2],
         len(train.class_names),
         len(train),
         augment,
@@ -173,23 +176,26 @@ class Data:
             check_classes(whole, directory)
             listings = {"train": whole}
         train = listings["train"]
-        say(f"{directory}: {sum(map(len, listings.values()))} pictures, {train.told()}")
+        held = ", ".join(map("{} {}".format, train.class_names, train.counts))
+        say(f"{directory}: {sum(map(len, listings.values()))} pictures, {held}")
         median, grey = folders.look_at(train.paths)
         size = size or networks.input_size(median, len(train) * (1 if found else 0.7))
         color = ("grayscale" if grey else "rgb") if color == "auto" else color
-        self.preparation = folders.Preparation(size, color)
-        self.fits = sum(map(len, listings.values())) * self.preparation.nbytes <= memory * 1e9
-        self.refuse, self.pixels = refuse, {}
+        self.preparation = Preparation(size, color)
+        count = sum(map(len, listings.values()))
+        self.fits = count * math.prod(self.preparation.shape) <= memory * 1e9
+        self.seed, self.refuse, self.pixels = seed, refuse, {}
         self.listings = {part: self._read(part, one) for part, one in listings.items()}
-        if whole is not None:
-            self._split(shares, seed)
+        if whole is None:
+            compare_parts(self.listings, self.pixels)
         else:
-            self._look_for_copies()
+            self._split(shares)
+            for note in classes_apart(self.listings):
+                warn(note)
         self._told(median)
         if "validation" not in self.listings:
             fail("there are no pictures for validation: more pictures, or a larger --split")
-        for part, listing in self.listings.items():
-            check_classes(listing, f"the {part} part", 1 if part == "train" else 0)
+        check_classes(self.listings["train"], "the train part")
 
     def _given(self, found):
         """The listings of train/, validation/ and test/; without validation/ test/ stands in."""
@@ -208,13 +214,12 @@ class Data:
         return listings
 
     def _read(self, part, listing):
+        pixels, good = folders.read_all(listing.paths, self.preparation, self.refuse, self.fits)
         if self.fits:
-            self.pixels[part], good = folders.read_all(listing.paths, self.preparation, self.refuse)
-        else:
-            good = folders.readable(listing.paths, self.preparation, self.refuse)
+            self.pixels[part] = pixels
         return listing.rows(good)
 
-    def _split(self, shares, seed):
+    def _split(self, shares):
         """One folder into three parts, copies and look-alikes together."""
         whole, pixels = self.listings.pop("train"), self.pixels.pop("train", None)
         groups = groups_of_alike(whole.paths, pixels)
@@ -222,25 +227,11 @@ class Data:
         if alike:
             say(f"copies of other pictures, or like them: {alike}; kept in one part with those")
         wanted = {"train": 1 - sum(shares), "validation": shares[0], "test": shares[1]}
-        for part, rows in stratified_split(whole.labels, groups, wanted, seed).items():
+        for part, rows in stratified_split(whole.labels, groups, wanted, self.seed).items():
             if len(rows):
                 self.listings[part] = whole.rows(rows)
                 if pixels is not None:
                     self.pixels[part] = pixels[rows]
-
-    def _look_for_copies(self):
-        """Given parts may share pictures, and then the accuracy is too good."""
-        for part in self.pixels:
-            if part != "train":
-                found = arrays.check_duplicates(self.pixels["train"], self.pixels[part])
-                if found.verdict in ("warn", "fail"):
-                    index, other = found.figures["pairs"][0]
-                    first = self.listings["train"].paths[index], self.listings[part].paths[other]
-                    say(
-                        f"minicnn: warning: {found.figures['exact']} pictures of {part} are in "
-                        f"training, too, {found.figures['near']} more look the same, e.g. "
-                        f"{first[0]} and {first[1]}: the accuracy will be too good"
-                    )
 
     def _told(self, median):
         height, width = self.preparation.size
@@ -256,23 +247,21 @@ class Data:
 
     def batches(self, part, batch_size, shuffle=False):
         """What `fit` and `predict` take: (x, y), or (source,) where memory is too small."""
-        if self.fits:
-            return self.pixels[part], self.listings[part].labels
         listing = self.listings[part]
-        return (folders.PictureBatches(listing, self.preparation, batch_size, shuffle),)
+        if self.fits:
+            return self.pixels[part], listing.labels
+        seed = self.seed if shuffle else None
+        return (folders.batches(listing, self.preparation, batch_size, seed),)
 
     def validation(self, batch_size):
         given = self.batches("validation", batch_size)
         return given if len(given) == 2 else given[0]
 
 
-def check_classes(listing, where, least=1):
+def check_classes(listing, where):
     """Two classes at least, each with a picture."""
     if len(listing.class_names) < 2:
         held = f"only {listing.class_names[0]!r}" if listing.class_names else "none"
         fail(f"{where} needs a folder of pictures for each of two or more classes, it holds {held}")
-    empty = [n for n, count in zip(listing.class_names, listing.counts, strict=True) if not count]
-    if empty and least:
-        fail(f"{where} has no readable picture of {', '.join(empty)}")
-    if empty:
-        say(f"minicnn: warning: {where} has no picture of {', '.join(empty)}")
+    if listing.missing:
+        fail(f"{where} has no readable picture of {', '.join(listing.missing)}")

@@ -38,9 +38,8 @@ def evaluate_on_folder(path, directory, batch_size, report, as_json, damaged):
     )
     listing = listing.rows(good)
     figures = classification_report(listing.labels, predictions, listing.class_names)
-    missing = [n for n, c in zip(listing.class_names, listing.counts, strict=True) if not c]
-    if missing:
-        say(f"minicnn: warning: {directory} has no picture of {', '.join(missing)}")
+    if listing.missing:
+        say(f"minicnn: warning: {directory} has no picture of {', '.join(listing.missing)}")
     if as_json:
         click.echo(json.dumps({**figures.as_dict(), "model": os.fspath(path)}, indent=2))
     else:
@@ -64,7 +63,7 @@ def _predictions(model, paths, preparation, batch_size, refuse):
     for at in range(0, len(paths), TOGETHER):
         pixels = []
         for i, path in enumerate(paths[at : at + TOGETHER], at):
-            read = preparation.try_read(path)
+            read = folders.try_read(preparation, path)
             if isinstance(read, np.ndarray):
                 pixels.append(read)
                 good.append(i)
@@ -87,7 +86,7 @@ def predict_pictures(path, pictures, batch_size, as_json):
     answers, failed = [], 0
     for at in range(0, len(pictures), TOGETHER):
         some = pictures[at : at + TOGETHER]
-        read = [preparation.try_read(os.fspath(one)) for one in some]
+        read = [folders.try_read(preparation, os.fspath(one)) for one in some]
         pixels = [one for one in read if isinstance(one, np.ndarray)]
         rows = iter(())
         if pixels:
