@@ -284,12 +284,17 @@ def whitening_kernel(pictures, kernel_size=2, epsilon=5e-4):
             f"shape {pictures.shape}"
         )
     windows = np.lib.stride_tricks.sliding_window_view(pictures, (kernel_size,) * 2, axis=(1, 2))
-    patches = np.moveaxis(windows, 3, -1).reshape(-1, kernel_size**2 * pictures.shape[3])
-    covariance = np.zeros((patches.shape[1],) * 2)
-    for some in np.array_split(patches, max(1, len(patches) // 2**16)):
-        some = some.astype(np.float64)
-        covariance += some.T @ some / len(patches)
-    eigenvalues, vectors = np.linalg.eigh(covariance)
+    windows = np.moveaxis(windows, 3, -1)  # a view (n, rows, columns, k, k, c): nothing is copied
+    n, rows, columns = windows.shape[:3]
+    numbers = kernel_size**2 * pictures.shape[3]
+    squares = np.zeros((numbers, numbers))
+    step = max(1, 2**16 // columns)  # so many patches are copied at a time, 6 MB of 2 x 2 x 3
+    for first in range(0, n, step):
+        for row in range(rows):
+            some = windows[first : first + step, row].astype(np.float64, "C")
+            some = some.reshape(-1, numbers)
+            squares += some.T @ some
+    eigenvalues, vectors = np.linalg.eigh(squares / (n * rows * columns))
     filters = (vectors / np.sqrt(eigenvalues + epsilon))[:, ::-1]
     shape = (kernel_size, kernel_size, pictures.shape[3], -1)
     return np.concatenate([filters, -filters], axis=1).reshape(shape).astype(np.float32)
