@@ -75,14 +75,28 @@ def is_picture(path, least=100):
 
 def test_curves(tmp_path):
     logs = {"loss": [3.0, 2, 1], "accuracy": [0.1, 0.2, 0.3], "learning_rate": [1e-3] * 3}
-    logs |= {"val_loss": [3.0, 2, 2.5], "val_accuracy": [0.1, 0.3, 0.2]}
+    logs |= {"val_loss": [3.0, 2, 2.5], "val_accuracy": [0.1, 0.2, 0.3]}
     figure = visualization.curves(logs, tmp_path / "new" / "curves.png")
     assert is_picture(tmp_path / "new" / "curves.png")
     assert [axes.get_title() for axes in figure.axes] == ["loss", "accuracy"]
-    assert [len(axes.lines) for axes in figure.axes] == [3, 3]  # the third marks the best epoch
-    assert figure.axes[0].lines[2].get_xdata()[0] == 2
+    for axes in figure.axes:  # the epoch that is kept, also where another was more accurate
+        _, held, best = axes.lines
+        assert held.get_xdata().tolist() == [1, 2, 3] and best.get_xdata() == [2, 2]
+        assert [text.get_text() for text in axes.get_legend().get_texts()][-1] == "best epoch: 2"
     with pytest.raises(ValueError, match="the history holds no epoch"):
         visualization.curves({})
+
+
+def test_curves_of_some_validated_epochs():
+    logs = {"loss": [5.0, 4, 3, 2, 1], "val_loss": [np.nan, 4.0], "other": [1.0] * 5}
+    for axes in visualization.curves(logs).axes:
+        assert axes.lines[-1].get_xdata() == [4, 4]  # validation_freq=2: epochs 2 and 4
+    assert check_overfitting(logs).figures["best_epoch"] == 4
+    assert "best epoch 4 of 5: loss 2 in training, 4 in" in check_overfitting(logs).measured
+    for logs in ({"loss": [2.0, 1]}, {"loss": [2.0, 1], "val_loss": [np.nan, np.inf]}):
+        assert not any(
+            line.get_label().startswith("best") for line in visualization.curves(logs).axes[0].lines
+        )
 
 
 def test_confusion_matrix(tmp_path):

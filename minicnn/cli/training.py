@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from minicnn import callbacks, optimizers
-from minicnn.checks.history import check_overfitting
+from minicnn.checks.history import best_epoch, check_overfitting
 from minicnn.cli import EXIT_INTERRUPTED, cards, fail, folders, networks, say
 from minicnn.cli.reporting import print_report, write_report
 from minicnn.data.folders import classes_apart, compare_parts
@@ -152,14 +152,13 @@ def balanced(labels):
 
 def interrupted(out, history):
     """Ctrl-C in `fit`: the best model is in the file already."""
-    logs = history.history
-    if not logs.get("val_loss"):
-        say("interrupted before the end of the first epoch: nothing was written")
+    logs, best = history.history, best_epoch(history)
+    if best is None:
+        say("interrupted before an epoch with a finite validation loss: nothing was written")
     else:
-        best = int(np.nanargmin(logs["val_loss"]))
         say(
             f"interrupted after epoch {len(logs['loss'])}: the best model so far, of epoch "
-            f"{best + 1} (validation accuracy {percent(logs['val_accuracy'][best])}), is in {out}"
+            f"{best} (validation accuracy {percent(logs['val_accuracy'][best - 1])}), is in {out}"
         )
     raise click.exceptions.Exit(EXIT_INTERRUPTED)
 

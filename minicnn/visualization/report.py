@@ -9,6 +9,8 @@ import os
 
 import numpy as np
 
+from minicnn.checks.history import best_epoch, validated_epochs
+
 
 def _figure(width, height):
     from matplotlib.figure import Figure  # 0.2 s to import
@@ -27,12 +29,15 @@ def curves(history, path=None):
     """Every figure of `fit` over the epochs, training beside validation.
 
     history: what `fit` returned, or its dict of lists. path: where to write it, e.g. "curves.png".
+    A dotted line marks the same epoch in all panels: that of the smallest validation loss, whose
+    weights EarlyStopping and ModelCheckpoint keep unless told otherwise.
     """
     logs = getattr(history, "history", history)
     names = [n for n in logs if not n.startswith("val_") and np.ndim(logs[n]) == 1]
     names = [n for n in names if n != "learning_rate"]
     if not names or not len(logs[names[0]]):
         raise ValueError("the history holds no epoch: fit first")
+    best = best_epoch(logs)
     figure = _figure(4.8 * len(names), 3.6)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         epochs = np.arange(1, len(logs[name]) + 1)
@@ -40,9 +45,11 @@ def curves(history, path=None):
         axes.plot(epochs, logs[name], label="training", marker=marker)
         if f"val_{name}" in logs:
             held = logs[f"val_{name}"]
-            axes.plot(epochs[-len(held) :], held, label="validation", marker=marker)
-            best = int(np.argmin(held) if "loss" in name else np.argmax(held))
-            axes.axvline(epochs[-len(held) :][best], color="grey", linestyle=":", linewidth=1)
+            few = "o" if len(held) == 1 else None
+            axes.plot(validated_epochs(epochs, held), held, label="validation", marker=few)
+        if best is not None:
+            label = f"best epoch: {best}"
+            axes.axvline(best, color="grey", linestyle=":", linewidth=1.2, label=label)
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
