@@ -78,3 +78,9 @@ def pool_padding(padding, input_size, pool_size, strides):
 def window_index_dtype(pool_size):
     """Smallest type that numbers the cells of a pooling window."""
     return np.uint8 if pool_size[0] * pool_size[1] <= 256 else np.int32
+
+
+def check_one_of_activation_and_floor(activation):
+    """conv2d's two ways to bound its sums do not go together."""
+    if activation is not None:
+        raise ValueError(f"conv2d takes activation or floor, not both: activation {activation!r}")

@@ -8,6 +8,7 @@ from scipy.signal import correlate
 
 from minicnn import config
 from minicnn.ops.fast import convolution, dense
+from minicnn.ops.reference.convolution import conv2d as reference_conv2d
 from minicnn.ops.shapes import conv2d_shape, resolve_padding
 
 BAND = 300  # elements before and after an array that must not be touched
@@ -182,6 +183,29 @@ def test_bias_and_activation(activation, groups):
         x, kernel, bias, padding="same", groups=groups, activation=activation
     )
     np.testing.assert_allclose(result, ACTIVATIONS[activation](y + bias), rtol=2e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd", "depthwise", "grouped"])
+@pytest.mark.parametrize("filters", [16, 18, 48, 70])
+def test_floor_of_every_filter(algorithm, filters):
+    """max(z, floor) by every algorithm; NaN stays NaN."""
+    generator = np.random.default_rng(filters)
+    groups = {"depthwise": filters, "grouped": 2}.get(algorithm, 1)
+    channels = filters if groups > 1 else 17
+    x = generator.standard_normal((2, 9, 11, channels))
+    kernel = generator.standard_normal((3, 3, channels // groups, filters))
+    bias, floor = generator.standard_normal((2, filters))
+    x[1, 8, 10, 0] = np.nan
+    geometry = {"padding": "same", "groups": groups}
+    with config.using(convolution="winograd" if algorithm == "winograd" else "direct"):
+        z = convolution.conv2d(x, kernel, bias, **geometry)
+        y = convolution.conv2d(x, kernel, bias, **geometry, floor=floor)
+        np.testing.assert_array_equal(y, np.maximum(z, floor))
+        assert np.isnan(y).any() and (y == floor).any() and (y > floor).any()
+        with pytest.raises(ValueError, match="activation or floor, not both"):
+            convolution.conv2d(x, kernel, bias, **geometry, activation=("relu",), floor=floor)
+    plain = reference_conv2d(x[:1], kernel, bias, **geometry, floor=floor)
+    np.testing.assert_allclose(y[:1], plain, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)

@@ -329,7 +329,7 @@ def _finish(table, row, left, last, in_place, columns, spare, y, column, code, s
                     write_line(y, at, y, at, columns, 1, slope)
             else:
                 write_line(y, at, spare, (done + i) * PANEL, columns, rectify, slope)
-            if code > gemm.LEAKY_RELU:
+            if code > gemm.FLOOR:
                 gemm.activate_row(y, at, columns, code, slope)
             at += table[Y_PIXEL]
         done += count

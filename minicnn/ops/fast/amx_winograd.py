@@ -93,7 +93,6 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
     steps = len(offsets)
     a_row = (steps * PARTS | 1) * LINE
     v_step, m_step = block * v_row + lanes, block * group + lanes
-    rectify = code == gemm.RELU or code == gemm.LEAKY_RELU
     first, last = gemm.share(worker, len(vs), table[winograd.TILES])
     amx.begin()
     while first < last:
@@ -120,10 +119,10 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
                         )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, HALF):
-                    winograd._transform_output(m, q * group + j, m_step, start, f + j, columns - j,
-                                               addresses, q * ELEMENTS, rectify,
+                    winograd._transform_output(m, q * group + j, m_step, start, f + j, f + j,
+                                               columns - j, addresses, q * ELEMENTS, code,
                                                slope)  # fmt: skip
-        if code > gemm.LEAKY_RELU:
+        if code > gemm.FLOOR:
             winograd._activate_tiles(y, table, first, count, code, slope)
         first += count
     amx.end()

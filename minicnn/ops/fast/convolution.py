@@ -7,8 +7,10 @@ This is the one place where an algorithm is chosen for a shape: see `_algorithm`
 """
 
 import numpy as np
+from numba import prange
 
 from minicnn import config
+from minicnn.ops import shapes
 from minicnn.ops.fast import (
     amx,
     amx_direct,
@@ -21,6 +23,7 @@ from minicnn.ops.fast import (
     winograd,
 )
 from minicnn.ops.fast.direct import geometry
+from minicnn.ops.fast.jit import parallel_kernel
 
 FORWARD, INPUT_GRAD, KERNEL_GRAD = range(3)
 # Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
@@ -37,9 +40,14 @@ def conv2d(
     dilation=(1, 1),
     groups=1,
     activation=None,
+    floor=None,
     out=None,
 ):
-    """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f)."""
+    """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f).
+
+    floor (f,), in place of an activation, bounds y from below: max(z, 0) scale + offset of a batch
+    normalisation that follows is max(z scale + offset, offset), if the scale is positive.
+    """
     dtype = operands.float_type("x", x)
     shape = geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
     y = operands.output(out, shape.output_shape, dtype)
@@ -48,10 +56,24 @@ def conv2d(
     if y.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        _algorithm(shape, dtype, FORWARD).convolve(
-            x, kernel, bias, shape, activation, y.reshape(-1)
-        )
+        algorithm = _algorithm(shape, dtype, FORWARD)
+        if floor is not None:
+            shapes.check_one_of_activation_and_floor(activation)
+            floor = operands.flat("floor", floor, (shape.kernel_shape[3],), dtype)
+            if algorithm in (winograd, direct):
+                activation = ("floor", floor)
+        algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+        if floor is not None and activation is None:
+            raise_to(y.reshape(-1, floor.size), floor)
     return y
+
+
+@parallel_kernel
+def raise_to(y, floor):
+    """y[i, f] = max(y[i, f], floor[f]) in place, for algorithms that do not do it themselves."""
+    for i in prange(len(y)):
+        for f in range(floor.size):
+            y[i, f] = floor[f] if y[i, f] < floor[f] else y[i, f]
 
 
 def conv2d_input_grad(

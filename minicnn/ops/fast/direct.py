@@ -572,9 +572,7 @@ def _run_product(plan, x, kernel, bias, activation, y):
     packed = arena.empty((plan.b_starts.size * plan.packed_columns,), x.dtype)
     gemm.pack_panels(kernel, plan.b_starts, plan.b_step, plan.columns, plan.packed_columns, packed)
     total = len(plan.parts) * plan.columns
-    start = np.zeros(total + 2 * lanes, x.dtype)
-    if bias is not None:
-        start[:total] = bias
+    start = gemm.start_vector(bias, activation, total, x.dtype)
     depth = int(plan.parts[0, DEPTH])
     positions = int(plan.table[IMAGES] * plan.table[OUT_HEIGHT] * plan.table[OUT_WIDTH])
     block = min(PATCH_BYTES // (depth * x.itemsize), -(-positions // (4 * workers)), 8 * ROWS)

@@ -38,10 +38,12 @@ EXACT, WHOLE, ADD = range(3)  # how `block_product` writes
 ORIGIN, ADJACENT = 0, 1
 
 # Activations that an epilogue can apply: contract of the code that the kernels take at run time.
-LINEAR, RELU, LEAKY_RELU, ELU, SIGMOID, TANH = range(6)
+# FLOOR is max(z, floor) with a floor for every column, which lie behind the start values.
+LINEAR, RELU, LEAKY_RELU, FLOOR, ELU, SIGMOID, TANH = range(7)
 _CODES = {
     "relu": RELU,
     "leaky_relu": LEAKY_RELU,
+    "floor": FLOOR,
     "elu": ELU,
     "sigmoid": SIGMOID,
     "tanh": TANH,
@@ -54,17 +56,31 @@ def activation_code(activation, dtype):
         return LINEAR, dtype.type(0)
     name, *numbers = activation
     if name not in _CODES:
+        known = sorted(set(_CODES) - {"floor"})
         raise ValueError(
-            f"activation {name!r} cannot be fused; one of {sorted(_CODES)} can: apply others after"
+            f"activation {name!r} cannot be fused; one of {known} can: apply others after"
         )
-    return _CODES[name], dtype.type(numbers[0] if numbers else 0)
+    return _CODES[name], dtype.type(numbers[0] if numbers and name != "floor" else 0)
+
+
+def start_vector(bias, activation, columns, dtype):
+    """What the sums of `columns` columns begin with, and behind it the floors of FLOOR; both are
+    followed by the zeros that a last panel reads."""
+    start = np.zeros((2, columns + 2 * simd.lanes(dtype)), dtype)
+    if bias is not None:
+        start[0, :columns] = bias[:columns]
+    if activation is not None and activation[0] == "floor":
+        start[1, :columns] = activation[1][:columns]
+    return start.reshape(-1)
 
 
 def _tile_product(rows, vectors):
     """The micro-kernel for a tile of `rows` x `vectors`, an intrinsic."""
 
-    def write(v, a, a0, a_row, a_step, b, b0, k, c, c0, c_row, start, start0, add, code, slope):
-        """c = [c +] start + a @ b, then the activation if it is a linear rectifier."""
+    def write(
+        v, a, a0, a_row, a_step, b, b0, k, c, c0, c_row, start, start0, floor0, add, code, slope
+    ):
+        """c = [c +] start + a @ b, then the activation if it is a rectifier."""
         builder = v.builder
         width = v.integer(vectors * v.lanes)
 
@@ -101,29 +117,41 @@ def _tile_product(rows, vectors):
         def finish(change):
             for i in range(rows):
                 row = parts(v.offset(c0, (c_row, i)))
-                for value, at in zip(new_sums[i], row, strict=True):
-                    v.store(change(value, at), c, at)
-
-        def rectified(value, at):
-            below = builder.select(relu, v.constant(0), v.multiply(value, slopes))
-            return v.where_negative(value, below, value)
-
-        def is_code(number):
-            return builder.icmp_signed("==", code, v.integer(number))
+                for vector, (value, at) in enumerate(zip(new_sums[i], row, strict=True)):
+                    v.store(change(value, at, vector), c, at)
 
         with builder.if_else(builder.icmp_signed("!=", add, v.integer(0))) as (adding, writing):
             with adding:
-                finish(lambda value, at: v.add(v.load(c, at), value))
-            with writing:
-                relu, leaky = is_code(RELU), is_code(LEAKY_RELU)  # 0 * -infinity is not 0
-                with builder.if_else(builder.or_(relu, leaky)) as (rectifier, linear):
-                    with rectifier:
-                        slopes = v.splat(slope)
-                        finish(rectified)
-                    with linear:
-                        finish(lambda value, at: value)
+                finish(lambda value, at, vector: v.add(v.load(c, at), value))
+            with writing, builder.if_else(is_rectifier(v, code)) as (rectifier, linear):
+                with rectifier:
+                    change = [rectified(v, code, slope, start, i) for i in parts(floor0)]
+                    finish(lambda value, at, vector: change[vector](value))
+                with linear:
+                    finish(lambda value, at, vector: value)
 
     return simd.vector_intrinsic(write)
+
+
+def is_rectifier(v, code):
+    """Whether the activation is one that is applied in registers."""
+    found = [v.builder.icmp_signed("==", code, v.integer(c)) for c in (RELU, LEAKY_RELU, FLOOR)]
+    return v.builder.or_(found[0], v.builder.or_(found[1], found[2]))
+
+
+def rectified(v, code, slope, floors, floor0):
+    """The function of a vector that RELU, LEAKY_RELU or FLOOR is; `floors` must be readable."""
+    builder = v.builder
+    has_floor = builder.icmp_signed("==", code, v.integer(FLOOR))
+    leaky = builder.icmp_signed("==", code, v.integer(LEAKY_RELU))
+    floor = builder.select(has_floor, v.load(floors, floor0), v.constant(0))
+    slopes = v.splat(slope)
+
+    def change(value):
+        below = builder.select(leaky, v.multiply(value, slopes), floor)  # 0 * -infinity is not 0
+        return v.where_less(value, floor, below, value)
+
+    return change
 
 
 _whole_panel = _tile_product(TILE, 2)
@@ -158,10 +186,12 @@ def block_product(
     WHOLE (c has room for whole tiles) or ADD (the same, and c += start + a @ b).
     """
     lanes = simd.VECTOR_BYTES // c.itemsize
+    to_floor = start.size // 2 if code == FLOOR else 0  # see start_vector
     for j in range(0, columns, 2 * lanes):
         half = columns - j <= lanes
         width, height = (lanes, ROWS) if half else (2 * lanes, TILE)
         b_at, start_at = b0 + j * k, start0 + j
+        floor_at = start_at + to_floor
         whole = rows // height * height
         short = not half and 0 < rows - whole <= SHORT
         for i in range(0, whole if short else rows, height):
@@ -173,10 +203,10 @@ def block_product(
             a_at = a0 + i * a_row
             if half:
                 _half_panel(a, a_at, a_row, a_step, b, b_at, k, target, at, step, start, start_at,
-                            mode == ADD, code, slope)  # fmt: skip
+                            floor_at, mode == ADD, code, slope)  # fmt: skip
             else:
                 _whole_panel(a, a_at, a_row, a_step, b, b_at, k, target, at, step, start, start_at,
-                             mode == ADD, code, slope)  # fmt: skip
+                             floor_at, mode == ADD, code, slope)  # fmt: skip
             if not inside:
                 _copy_tile(spare, width, c, c0 + i * c_row + j, c_row, min(height, rows - i),
                            min(width, columns - j))  # fmt: skip
@@ -185,10 +215,10 @@ def block_product(
             inside = mode != EXACT or (whole + SHORT <= rows and j + width <= columns)
             _short_panel(a, a0 + whole * a_row, a_row, a_step, b, b_at, k, c if inside else spare,
                          at if inside else 0, step if inside else width, start, start_at,
-                         mode == ADD, code, slope)  # fmt: skip
+                         floor_at, mode == ADD, code, slope)  # fmt: skip
             if not inside:
                 _copy_tile(spare, width, c, at, c_row, rows - whole, min(width, columns - j))
-    if code > LEAKY_RELU:
+    if code > FLOOR:
         for i in range(rows):
             activate_row(c, c0 + i * c_row, columns, code, slope)
 

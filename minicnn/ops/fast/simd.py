@@ -145,10 +145,13 @@ class Vectors:
         function = self._function(f"llvm.fmuladd.{self._suffix}", [self.type] * 3)
         return self.builder.call(function, [x, y, z])
 
+    def where_less(self, x, limit, then, otherwise):
+        """Lane by lane; NaN is not less."""
+        return self.builder.select(self.builder.fcmp_ordered("<", x, limit), then, otherwise)
+
     def where_negative(self, x, then, otherwise):
         """Lane by lane; NaN is not negative."""
-        negative = self.builder.fcmp_ordered("<", x, self.constant(0))
-        return self.builder.select(negative, then, otherwise)
+        return self.where_less(x, self.constant(0), then, otherwise)
 
     def combine(self, coefficients, vectors):
         """Sum of coefficient * vector; zeros cost nothing and ones no product."""

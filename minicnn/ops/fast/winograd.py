@@ -255,8 +255,10 @@ def _transform_kernel_grad(
 
 
 @simd.vector_intrinsic
-def _transform_output(v, m, m0, element_step, start, channel, count, table, table0, rectify, slope):
-    """Y = A^T m A + bias, then the linear rectifier of `slope` if `rectify`."""
+def _transform_output(
+    v, m, m0, element_step, start, channel, floor0, count, table, table0, code, slope
+):
+    """Y = A^T m A + bias, then the activation if it is a rectifier."""
     builder = v.builder
     tile = [
         [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for j in range(TILE)]
@@ -269,17 +271,10 @@ def _transform_output(v, m, m0, element_step, start, channel, count, table, tabl
         entry = builder.add(table0, v.integer(i * OUT + j))
         return v.at_address(v.load_integer(table, entry)), channel
 
-    with builder.if_else(builder.icmp_signed("!=", rectify, v.integer(0))) as (relu, linear):
-        with relu:
-            # slope 0 must give 0 for -infinity, which 0 * -infinity does not
-            flat = builder.fcmp_ordered("==", slope, v.scalar(0))
-            slopes = v.splat(slope)
-
-            def rectified(y):
-                below = builder.select(flat, v.constant(0), v.multiply(y, slopes))
-                return v.where_negative(y, below, y)
-
-            _store_whole_or_first(v, [[rectified(y) for y in row] for row in tile], pixel, count)
+    with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, linear):
+        with rectifier:
+            change = gemm.rectified(v, code, slope, start, floor0)
+            _store_whole_or_first(v, [[change(y) for y in row] for row in tile], pixel, count)
         with linear:
             _store_whole_or_first(v, tile, pixel, count)
 
@@ -383,7 +378,7 @@ def _tiles_product(worker, x, table, u, start, y, code, slope, block, zeros, out
     v_row = (channels + lanes - 1) // lanes * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
     u_step = panel_step(channels, lanes)
-    rectify = code == gemm.RELU or code == gemm.LEAKY_RELU
+    to_floor = start.size // 2 if code == gemm.FLOOR else 0
     group = GROUP * 2 * lanes
     first, last = gemm.share(worker, len(vs), table[TILES])
     while first < last:
@@ -407,9 +402,9 @@ def _tiles_product(worker, x, table, u, start, y, code, slope, block, zeros, out
                     )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, lanes):
-                    _transform_output(m, q * m_row + j, m_step, start, f + j, columns - j,
-                                      addresses, q * ELEMENTS, rectify, slope)  # fmt: skip
-        if code > gemm.LEAKY_RELU:
+                    _transform_output(m, q * m_row + j, m_step, start, f + j, f + j + to_floor,
+                                      columns - j, addresses, q * ELEMENTS, code, slope)  # fmt: skip
+        if code > gemm.FLOOR:
             _activate_tiles(y, table, first, count, code, slope)
         first += count
 
@@ -521,9 +516,12 @@ def convolve(x, kernel, bias, shape, activation, y):
     filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
     table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
+    floors = activation[1] if activation is not None and activation[0] == "floor" else None
     for g in range(shape.groups):
         own = slice(g * filters, None)
         u = _transformed_kernel(kernel[own], taps, all_filters, 1, channels, filters)
+        if activation is not None and activation[0] == "floor":
+            activation = "floor", floors[own]
         _product(x[g * channels :], table, u, None if bias is None else bias[own], activation,
                  y[own])  # fmt: skip
 
@@ -589,9 +587,7 @@ def _product(x, table, u, bias, activation, y):
     channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
     workers = min(threads.count(), -(-tiles // ROWS))
     block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
-    start = np.zeros(filters + 2 * lanes, x.dtype)
-    if bias is not None:
-        start[:filters] = bias[:filters]
+    start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)

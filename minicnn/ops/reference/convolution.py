@@ -21,7 +21,12 @@ import numpy as np
 
 from minicnn.ops.reference.elementwise import activate
 from minicnn.ops.reference.output import deliver
-from minicnn.ops.shapes import conv2d_shape, resolve_padding, window_output_size
+from minicnn.ops.shapes import (
+    check_one_of_activation_and_floor,
+    conv2d_shape,
+    resolve_padding,
+    window_output_size,
+)
 
 
 def im2col(x, kernel_size, strides=(1, 1), padding="valid", dilation=(1, 1), fill=0):
@@ -81,9 +86,13 @@ def conv2d(
     dilation=(1, 1),
     groups=1,
     activation=None,
+    floor=None,
     out=None,
 ):
-    """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f): Y = X K, per group."""
+    """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f): Y = X K, per group.
+
+    floor (f,), in place of an activation, bounds y from below.
+    """
     kh, kw, c, f = kernel.shape
     windows = im2col(x, (kh, kw), strides, padding, dilation)
     y = np.empty(conv2d_shape(x.shape, kernel.shape, strides, padding, dilation), x.dtype)
@@ -93,6 +102,9 @@ def conv2d(
         y[..., of_y] = (X @ K).reshape(*y.shape[:3], f // groups)
     if bias is not None:
         y += bias
+    if floor is not None:
+        check_one_of_activation_and_floor(activation)
+        y = np.maximum(y, floor)
     if activation is not None:
         y = activate(y, activation)
     return deliver(y, x.dtype, out)
