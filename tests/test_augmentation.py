@@ -236,6 +236,7 @@ X = np.zeros((2, 8, 9, 3), np.float32)
         ("'nearest' or 'bilinear'", lambda: layers.RandomZoom(0.1, interpolation="bicubic")),
         ("finite as fill_value", lambda: layers.RandomZoom(0.1, fill_value=float("nan"))),
         ("above -1", lambda: layers.RandomZoom((-1, 0.5))),
+        ("as height_factor, not None", lambda: layers.RandomZoom(None, 0.1)),
         ("as width_factor, not", lambda: layers.RandomTranslation(0.1, (0.1, 0.2, 0.3))),
         ("as x_factor, not -0.5", lambda: layers.RandomShear(-0.5)),
         ("positive integer as height", lambda: layers.RandomCrop(0, 4)),

@@ -2,22 +2,22 @@
 
 from minicnn.configurable import serialize
 from minicnn.layers.activation import Activation, LeakyReLU, ReLU, Softmax
-from minicnn.layers.augmentation import (
-    CutMix,
-    MixUp,
+from minicnn.layers.augmentation.colour import (
     RandomBrightness,
     RandomColorJitter,
     RandomContrast,
-    RandomCrop,
-    RandomErasing,
-    RandomFlip,
     RandomHue,
-    RandomRotation,
     RandomSaturation,
+)
+from minicnn.layers.augmentation.geometry import (
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
     RandomShear,
     RandomTranslation,
     RandomZoom,
 )
+from minicnn.layers.augmentation.mixing import CutMix, MixUp, RandomErasing
 from minicnn.layers.base import Layer, table
 from minicnn.layers.convolution import Conv2D, Convolution2D
 from minicnn.layers.dense import Dense

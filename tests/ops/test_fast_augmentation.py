@@ -64,7 +64,7 @@ def test_affine_transform(agree, mode, interpolation, shape, dtype, seed):
 def test_affine_transform_is_that_of_scipy(module, mode, interpolation, order):
     for seed in range(30):
         generator = draws(seed)
-        x, matrices = normal((1, *generator.integers(1, 9, 2), 2), np.float64, seed), None
+        x = normal((1, *generator.integers(1, 9, 2), 2), np.float64, seed)
         matrices = drawn_matrices(1, seed)
         y = module.affine_transform(x, matrices, mode, 0.7, interpolation)
         for channel in range(2):
@@ -166,7 +166,7 @@ def test_boxes_and_mixtures(agree, shape, dtype, seed, noisy):
 def test_gradients_are_transposed_maps(module, shape, seed):
     """<y, dy> = <x, dx> for what is linear in x."""
     n, h, w, _ = shape
-    x, matrices, order = normal(shape, np.float64, seed), drawn_matrices(n, seed), None
+    x, matrices = normal(shape, np.float64, seed), drawn_matrices(n, seed)
     order, boxes = draws(seed).permutation(n), drawn_boxes(n, h, w, seed)
     own, other = draws(seed).normal(size=(2, n))
     inverse = np.argsort(order)

@@ -91,6 +91,11 @@ def factor_range(layer, name, value, low, high, of_one):
     return tuple(sorted(map(float, pair)))
 
 
+def to_both_sides(factor):
+    """The pair that one factor of a movement stands for."""
+    return -abs(factor), abs(factor)
+
+
 def _is_number(value):
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 

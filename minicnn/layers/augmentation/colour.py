@@ -3,7 +3,13 @@
 import numpy as np
 
 from minicnn import ops, randomness
-from minicnn.layers.augmentation.base import RandomLayer, between, factor_range, pixel_range
+from minicnn.layers.augmentation.base import (
+    RandomLayer,
+    between,
+    factor_range,
+    pixel_range,
+    to_both_sides,
+)
 from minicnn.layers.base import table
 from minicnn.randomness import uniforms
 
@@ -63,7 +69,7 @@ class RandomBrightness(_Recolour):
 
     def __init__(self, factor, value_range=(0, 255), seed: int | None = None, **base):
         super().__init__(seed=seed, **base)
-        self.factor = factor_range(self, "factor", factor, -1, 1, lambda f: (-abs(f), abs(f)))
+        self.factor = factor_range(self, "factor", factor, -1, 1, to_both_sides)
         self.value_range = pixel_range(self, value_range)
 
     def scaled(self, factor, sign):
@@ -77,20 +83,7 @@ class RandomBrightness(_Recolour):
 
 
 class _Colour(_Recolour):
-    """Pictures with the three channels red, green, blue."""
-
-    def check_input_shape(self, shape):
-        super().check_input_shape(shape)
-        if shape[-1] not in (None, 3):
-            self.fail(f"works on colours, 3 channels, and got shape {tuple(shape)}: leave it out")
-
-
-@table.register()
-class RandomSaturation(_Colour):
-    """Saturation times f / (1 - f): f = 0 is grey, 0.5 as before, 1 fully saturated.
-
-    factor: two numbers in [0, 1] that f is drawn between; one number stands for (0, factor).
-    """
+    """Pictures with the three channels red, green, blue; `factor` is drawn within [0, 1]."""
 
     number = "factor"
 
@@ -105,6 +98,19 @@ class RandomSaturation(_Colour):
         super().__init__(seed=seed, data_format=data_format, **base)
         self.factor = factor_range(self, "factor", factor, 0, 1, lambda f: (0, f))
         self.value_range = pixel_range(self, value_range)
+
+    def check_input_shape(self, shape):
+        super().check_input_shape(shape)
+        if shape[-1] not in (None, 3):
+            self.fail(f"works on colours, 3 channels, and got shape {tuple(shape)}: leave it out")
+
+
+@table.register()
+class RandomSaturation(_Colour):
+    """Saturation times f / (1 - f): f = 0 is grey, 0.5 as before, 1 fully saturated.
+
+    factor: two numbers in [0, 1] that f is drawn between; one number stands for (0, factor).
+    """
 
     def scaled(self, factor, sign):
         return factor / (1 - factor + 1e-7)
@@ -122,20 +128,6 @@ class RandomHue(_Colour):
 
     factor: two numbers in [0, 1] that it is drawn between; one number stands for (0, factor).
     """
-
-    number = "factor"
-
-    def __init__(
-        self,
-        factor,
-        value_range=(0, 255),
-        data_format: str | None = None,
-        seed: int | None = None,
-        **base,
-    ):
-        super().__init__(seed=seed, data_format=data_format, **base)
-        self.factor = factor_range(self, "factor", factor, 0, 1, lambda f: (0, f))
-        self.value_range = pixel_range(self, value_range)
 
     def scaled(self, factor, sign):
         return factor * np.where(sign > 0.5, -0.5, 0.5)

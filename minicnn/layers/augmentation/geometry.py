@@ -4,7 +4,7 @@ import numpy as np
 
 from minicnn import ops
 from minicnn.layers import arguments
-from minicnn.layers.augmentation.base import RandomLayer, between, factor_range
+from minicnn.layers.augmentation.base import RandomLayer, between, factor_range, to_both_sides
 from minicnn.layers.base import table
 from minicnn.layers.preprocessing import resize_window, resize_window_grad
 from minicnn.randomness import uniforms
@@ -70,6 +70,11 @@ class _Affine(RandomLayer):
             self, "fill_value", fill_value, "that is finite", np.isfinite
         )
 
+    def _bounds(self, **factors):
+        """[(smaller, larger)] of factors by name; one number stands for both sides."""
+        items = factors.items()
+        return [factor_range(self, name, value, -1, 1, to_both_sides) for name, value in items]
+
     def matrices(self, shape, transformation):
         """(n, 2, 3): from (row, column, 1) of the output to (row, column) of the input."""
         raise NotImplementedError(f"{type(self).__name__} defines no matrices")
@@ -109,7 +114,7 @@ class RandomRotation(_Affine):
         **base,
     ):
         super().__init__(seed=seed, data_format=data_format, **base)
-        self.factor = factor_range(self, "factor", factor, -1, 1, lambda f: (-abs(f), abs(f)))
+        (self.factor,) = self._bounds(factor=factor)
         self._set(fill_mode, fill_value, interpolation)
 
     def draw(self, shape, key, first_sample):
@@ -140,10 +145,7 @@ class RandomTranslation(_Affine):
     ):
         super().__init__(seed=seed, data_format=data_format, **base)
         self.height_factor, self.width_factor = height_factor, width_factor
-        self._ranges = [
-            factor_range(self, name, factor, -1, 1, lambda f: (-abs(f), abs(f)))
-            for name, factor in (("height_factor", height_factor), ("width_factor", width_factor))
-        ]
+        self._ranges = self._bounds(height_factor=height_factor, width_factor=width_factor)
         self._set(fill_mode, fill_value, interpolation)
 
     def draw(self, shape, key, first_sample):
@@ -180,11 +182,8 @@ class RandomZoom(_Affine):
     ):
         super().__init__(seed=seed, data_format=data_format, **base)
         self.height_factor, self.width_factor = height_factor, width_factor
-        self._ranges = [
-            factor_range(self, name, factor, -1, 1, lambda f: (-abs(f), abs(f)))
-            for name, factor in (("height_factor", height_factor), ("width_factor", width_factor))
-            if factor is not None
-        ]
+        width = {} if width_factor is None else {"width_factor": width_factor}
+        self._ranges = self._bounds(height_factor=height_factor, **width)
         if min(low for low, _ in self._ranges) <= -1:
             self.fail("zooms by factors above -1: at -1 all of the picture would be one pixel")
         self._set(fill_mode, fill_value, interpolation)

@@ -672,51 +672,45 @@ def hue_grad_rows(dy, x, dx, row, rows, shifts, low, high):
                 dx[first] += total
 
 
-def colour_arguments(x, name, values):
-    """(dtype, numbers in a row, rows of a picture, values per picture in float64)."""
+def recolour(rows, arrays, name, values, low, high, out, own_type=False):
+    """Fill `out` from arrays by the kernel `rows`, with one of `values` per picture.
+
+    arrays: x by name, for a gradient dy before it. Numbers are float64, or of x's type if
+    `own_type`.
+    """
+    x = arrays["x"]
     check_colours(x)
     values = check_per_picture(name, values, len(x), np.float64)
-    return float_type("x", x), 3 * x.shape[2], x.shape[1], values
+    dtype = float_type("x", x)
+    number = dtype if own_type else np.dtype(np.float64)
+    result = output(out, x.shape, dtype)
+    if result.size:
+        given = [flat(key, array, x.shape, dtype) for key, array in arrays.items()]
+        bounds = number.type(low), number.type(high)
+        row, count = 3 * x.shape[2], x.shape[1]
+        rows(*given, result.reshape(-1), row, count, values.astype(number), *bounds)
+    return result
 
 
 def adjust_saturation(x, factors, low, high, out=None):
     """Saturation s = (v - min) / v times a factor, kept within low, high; hue and value v stay."""
-    dtype, row, rows, factors = colour_arguments(x, "factors", factors)
-    y = output(out, x.shape, dtype)
-    if y.size:
-        x = flat("x", x, x.shape, dtype)
-        saturation_rows(x, y.reshape(-1), row, rows, factors, float(low), float(high))
-    return y
+    return recolour(saturation_rows, {"x": x}, "factors", factors, low, high, out)
 
 
 def adjust_saturation_grad(dy, x, factors, low, high, out=None):
     """dx = k dy, and what goes to the largest and the smallest channel through v, R and k."""
-    dtype, row, rows, factors = colour_arguments(x, "factors", factors)
-    dx = output(out, x.shape, dtype)
-    if dx.size:
-        dy, x = flat("dy", dy, x.shape, dtype), flat("x", x, x.shape, dtype)
-        saturation_grad_rows(dy, x, dx.reshape(-1), row, rows, factors, float(low), float(high))
-    return dx
+    arrays = {"dy": dy, "x": x}
+    return recolour(saturation_grad_rows, arrays, "factors", factors, low, high, out)
 
 
 def adjust_hue(x, shifts, low, high, out=None):
     """Turn the hue of every pixel by its picture's shift (1: all the way round) and clip."""
-    dtype, row, rows, shifts = colour_arguments(x, "shifts", shifts)
-    y = output(out, x.shape, dtype)
-    if y.size:
-        x, shifts = flat("x", x, x.shape, dtype), shifts.astype(dtype)
-        hue_rows(x, y.reshape(-1), row, rows, shifts, dtype.type(low), dtype.type(high))
-    return y
+    return recolour(hue_rows, {"x": x}, "shifts", shifts, low, high, out, own_type=True)
 
 
 def adjust_hue_grad(dy, x, shifts, low, high, out=None):
     """dx through m, R and t; piecewise linear, so the factors of the scaling cancel."""
-    dtype, row, rows, shifts = colour_arguments(x, "shifts", shifts)
-    dx = output(out, x.shape, dtype)
-    if dx.size:
-        dy, x = flat("dy", dy, x.shape, dtype), flat("x", x, x.shape, dtype)
-        hue_grad_rows(dy, x, dx.reshape(-1), row, rows, shifts, float(low), float(high))
-    return dx
+    return recolour(hue_grad_rows, {"dy": dy, "x": x}, "shifts", shifts, low, high, out)
 
 
 # --- boxes and mixtures ---------------------------------------------------------------------------
