@@ -236,6 +236,7 @@ OBJECTS = {
     optimizers.AdamW: [dict(weight_decay=0.01, use_ema=True, ema_momentum=0.9)],
     optimizers.Adamax: [dict(beta_1=0.8)],
     optimizers.Lion: [dict(learning_rate=0.001)],
+    optimizers.Muon: [{}, dict(exclude_layers=["dense_1"], use_ema=True, rms_rate=None)],
     optimizers.Nadam: [dict(clipvalue=0.5)],
     optimizers.RMSprop: [{}, dict(momentum=0.5, centered=True, global_clipnorm=1.0)],
     optimizers.SGD: [{}, dict(learning_rate=0.05, momentum=0.9, nesterov=True)],

@@ -9,6 +9,7 @@ import pytest
 from minicnn import config, constraints, ops, optimizers, schedules
 from minicnn.ops.fast import updates as fast
 from minicnn.ops.reference import updates as reference
+from minicnn.optimizers import muon
 from minicnn.parameter import Parameter
 
 # -- rules, from the papers, one array at a time ---------------------------------------------------
@@ -100,6 +101,27 @@ class Paper:
             w = w - rate * np.sign(beta_1 * m + (1 - beta_1) * g)
             m = beta_2 * m + (1 - beta_2) * g
 
+    @staticmethod
+    def muon(w, rate, momentum=0.95, nesterov=True, ns_steps=5, rms_rate=0.2, epsilon=1e-7):
+        decay = 0.004  # both decays' default
+        m, v, t = np.zeros_like(w), np.zeros_like(w), 0
+        while w.ndim != 2:
+            g = yield w
+            t += 1
+            w = (1 - rate * decay) * w
+            m = 0.9 * m + 0.1 * g
+            v = 0.999 * v + 0.001 * g**2
+            w = w - rate * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + epsilon)
+        while True:
+            g = yield w
+            m = momentum * m + g
+            u, s, v = np.linalg.svd(g + momentum * m if nesterov else m, full_matrices=False)
+            s = s / np.linalg.norm(s)
+            for _ in range(ns_steps):
+                s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+            scale = 1 if rms_rate is None else rms_rate * math.sqrt(max(w.shape))
+            w = (1 - rate * decay) * w - rate * scale * (u * s) @ v
+
 
 RULES = [
     ("SGD", {}),
@@ -116,6 +138,8 @@ RULES = [
     ("Adagrad", {"initial_accumulator_value": 0.3}),
     ("Adadelta", {"rho": 0.9}),
     ("Lion", {}),
+    ("Muon", {}),
+    ("Muon", {"momentum": 0.8, "nesterov": False, "ns_steps": 3, "rms_rate": None}),
 ]
 SHAPES = [(3, 3, 2, 4), (4,), (5, 7), (1,)]
 
@@ -152,7 +176,11 @@ def test_rules_of_the_papers(name, options, op_set):
         for step in range(6):
             take_steps(optimizer, params, 1, step)
             for parameter, paper, g in zip(params, papers, gradients(step), strict=True):
-                np.testing.assert_allclose(parameter.value, paper.send(g), rtol=1e-10, atol=1e-12)
+                expected = paper.send(g)
+                tolerance = {"rtol": 1e-10, "atol": 1e-12}
+                if name == "Muon":  # |x| + 1e-7 against |x|
+                    tolerance = {"rtol": 1e-7, "atol": 1e-8}
+                np.testing.assert_allclose(parameter.value, expected, **tolerance)
         assert optimizer.iterations == 6
 
 
@@ -173,6 +201,9 @@ KERAS = [
     ("Adamax", {}, [0.635745749, -1.69591394, 2.65878718, 0.496868144, -0.0605974297]),
     ("Nadam", {}, [0.679328089, -1.55468849, 2.71071141, 0.486451732, -0.0166581428]),
     ("Lion", {}, [0.7, -1.5, 2.5, 0.6, -0.05]),
+    ("Muon", {}, [0.958134246, -1.92139006, 2.88931394, 0.476787374, -0.131597929]),
+    ("Muon", {"nesterov": False, "rms_rate": None},
+     [0.891045005, -1.60196649, 2.65190744, 0.334779952, -0.131597929]),
     ("SGD", {"weight_decay": 0.1},
      [0.646082237, -1.4544681, 2.30394906, 0.464089831, 0.0956542201]),
     ("SGD", {"clipnorm": 0.5}, [0.913139989, -1.88738615, 2.85943327, 0.504178482, 0.166512999]),
@@ -501,6 +532,80 @@ def test_learning_rates():
         optimizer.lr = 0.1
 
 
+MATRICES = [(12, 40), (40, 12), (9, 9), (1, 5)]
+
+
+@pytest.mark.parametrize("op_set", ["reference", "fast"])
+@pytest.mark.parametrize("shape", MATRICES)
+def test_muon_makes_a_matrix_orthogonal(shape, op_set):
+    """All singular values come near 1, the singular vectors stay; 0 stays 0."""
+    x = np.random.default_rng(3).normal(size=shape)
+    with config.using(ops=op_set):
+        y, nothing = muon.orthogonalize(x), muon.orthogonalize(0 * x)
+    u, s, v = np.linalg.svd(x, full_matrices=False)
+    turned = u.T @ y @ v.T
+    np.testing.assert_allclose(turned - np.diag(np.diag(turned)), 0, atol=1e-9)
+    assert s.max() / s.min() > 1.3 or len(s) == 1
+    assert np.diag(turned).min() > 0.6 and np.diag(turned).max() < 1.3
+    assert not nothing.any()
+
+
+def test_muon_does_not_depend_on_the_number_of_threads():
+    shapes = [(300, 70), (400, 600), (600, 400), (3, 3, 8, 16), (70,)]
+
+    def train():
+        params = parameters(np.float32, shapes)
+        optimizer = optimizers.Muon(0.01)
+        optimizer.build(params)
+        take_steps(optimizer, params, 3)
+        return [p.numpy() for p in params]
+
+    several = train()
+    with config.using(threads=1):
+        for one, other, before in zip(several, train(), parameters(shapes=shapes), strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert np.mean(one != before.value) > 0.99
+
+
+def test_muon_decays_matrices_and_others_apart():
+    shapes = [(2, 3), (4,), (3, 2)]
+    for exclusion, factors in (({}, (0.9, 0.95, 0.9)), ({"var_names": ["p2"]}, (0.9, 0.95, 1))):
+        params = parameters(shapes=shapes)
+        before = [p.numpy() for p in params]
+        optimizer = optimizers.Muon(0.5, weight_decay=0.2, adam_weight_decay=0.1)
+        optimizer.exclude_from_weight_decay(**exclusion)
+        optimizer.build(params)
+        optimizer.step()
+        for parameter, value, factor in zip(params, before, factors, strict=True):
+            np.testing.assert_allclose(parameter.value, factor * value, rtol=1e-12)
+
+
+def test_muon_trains_by_adam_what_is_excluded():
+    names = ["hidden/kernel", "head/kernel", "face_Embedding/kernel", "head/bias"]
+
+    def slots(**options):
+        params = [Parameter(np.ones((2, 2) if "kernel" in n else 2), n) for n in names]
+        optimizer = optimizers.Muon(**options)
+        optimizer.build(params)
+        kept = [entry for entry, _ in optimizer.state() if entry.endswith("velocity")]
+        return [entry.split("_")[0] for entry in kept]
+
+    assert slots() == ["face", "head"]
+    assert slots(exclude_layers=["^head/", "no such"]) == ["head", "face", "head"]
+    assert slots(exclude_layers=["head|hidden"]) == ["hidden", "head", "face", "head"]
+    assert slots(exclude_embeddings=False) == ["head"]
+
+
+def test_a_nan_gradient_makes_a_matrix_nan_and_nothing_else():
+    params = parameters(shapes=[(3, 4), (4, 3), (5,)])
+    optimizer = optimizers.Muon()
+    optimizer.build(params)
+    optimizer.zero_grad()
+    params[0].accumulate(np.where(np.arange(12) == 5, np.nan, 1.0).reshape(3, 4))
+    optimizer.step()
+    assert [np.isnan(p.value).mean() for p in params] == [1, 0, 0]
+
+
 # -- state and config ------------------------------------------------------------------------------
 
 STATES = [(name, options) for name, options, _ in KERAS] + [
@@ -540,6 +645,7 @@ def test_the_state_has_the_order_of_keras():
         " u_product",
         ("Adamax", None): "k_momentum k_norm b_momentum b_norm",
         ("SGD", None): "",
+        ("Muon", None): "k_momentum k_velocity b_momentum b_velocity",
     }
     for (name, flag), order in orders.items():
         optimizer = getattr(optimizers, name)(**({flag: True} if flag else {}))
@@ -625,6 +731,14 @@ def test_own_rules():
         (lambda: optimizers.SGD(gradient_accumulation_steps=1), "integer >= 2"),
         (lambda: optimizers.SGD(loss_scale_factor=8.0), "float16"),
         (lambda: optimizers.AdamW(weight_decay=None), "without one it is Adam"),
+        (lambda: optimizers.Muon(adam_beta_2=1), r"adam_beta_1 and adam_beta_2 in \[0, 1\)"),
+        (lambda: optimizers.Muon(exclude_layers="head"), "list of strings as exclude_layers, not"),
+        (lambda: optimizers.Muon(exclude_layers=["a", 3]), "list of strings as exclude_layers"),
+        (lambda: optimizers.Muon(exclude_layers=["*"]), r"regular expressions.*not '\*': nothing"),
+        (lambda: optimizers.Muon(muon_b=math.inf), "takes a finite number as muon_b, not inf"),
+        (lambda: optimizers.Muon(ns_steps=None), "integer >= 0 as ns_steps, not None"),
+        (lambda: optimizers.Muon(ns_steps=2.5), "integer >= 0 as ns_steps, not 2.5"),
+        (lambda: optimizers.Muon(momentun=0.9), "Did you mean 'momentum'"),
         (lambda: optimizers.SGD().step(), "has no parameters: call build"),
         (lambda: optimizers.get("adamm"), "Did you mean 'adam"),
         (lambda: optimizers.get(0.1), "no optimizer"),

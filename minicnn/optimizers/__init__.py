@@ -5,6 +5,7 @@ from minicnn.optimizers.adagrad import Adadelta, Adagrad
 from minicnn.optimizers.adam import Adam, Adamax, AdamW, Nadam
 from minicnn.optimizers.base import Optimizer, deserialize, get, serialize, table
 from minicnn.optimizers.lion import Lion
+from minicnn.optimizers.muon import Muon
 from minicnn.optimizers.rmsprop import RMSprop
 from minicnn.optimizers.sgd import SGD
 
@@ -16,6 +17,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lion",
+    "Muon",
     "Nadam",
     "Optimizer",
     "RMSprop",

@@ -69,7 +69,7 @@ class Optimizer(Configurable):
         self.parameters = []  # all that were ever trained, in the order of the state
         self.slots = {}  # buffer -> name -> flat array beside the buffer's values
         self._trained, self._undecayed, self._scales = {}, (frozenset(), ()), ()
-        self._runs, self._run_scales, self._trainable = [], [], None
+        self._runs, self._run_kinds, self._trainable = [], [], None
 
     # -- what a rule defines ----------------------------------------------------------------------
 
@@ -86,6 +86,22 @@ class Optimizer(Configurable):
 
     def update(self, value, g, slots, rate):
         raise TypeError(f"{type(self).__name__} defines no update(value, g, slots, rate)")
+
+    def is_matrix(self, parameter):
+        """Whether `update_matrix` changes this parameter, by itself, and not `update`."""
+        return False
+
+    def update_matrix(self, value, g, slots, rate):
+        """`update` for one parameter where `is_matrix` says so; the arrays have its shape."""
+        raise TypeError(f"{type(self).__name__} defines no update_matrix(value, g, slots, rate)")
+
+    def has_slot(self, name, parameter):
+        """Whether a slot of this parameter is in use, and so a part of the state."""
+        return True
+
+    def decay_rate(self, is_matrix):
+        """The weight decay of parameters that are `is_matrix`, or not; 0 or None for none."""
+        return self.weight_decay
 
     def extra_state(self):
         """Names of attributes that are numbers and part of the state, besides the slots."""
@@ -154,11 +170,10 @@ class Optimizer(Configurable):
         if self._gradients_are_complete(runs):
             rate = self.learning_rate
             self._clip(runs)
-            if self.weight_decay:
-                self._decay(runs, 1 - rate * self.weight_decay)
+            self._decay(runs, rate)
             self.prepare(self._updates())
-            for run, (_, values, grads, slots) in enumerate(runs):
-                self.update(values, grads, slots, rate * self._run_scales[run])
+            for run, (scale, matrix) in zip(runs, self._run_kinds, strict=True):
+                self._update(run, matrix, rate * scale)
         if self.use_ema:
             self._average(runs)
         for parameter in self._trained:
@@ -196,23 +211,33 @@ class Optimizer(Configurable):
                 return factor
         return 1.0
 
+    def _update(self, run, matrix, rate):
+        _, values, grads, slots = run
+        if matrix is None:
+            self.update(values, grads, slots, rate)
+        else:
+            shape = matrix.shape
+            slots = {name: slot.reshape(shape) for name, slot in slots.items()}
+            self.update_matrix(values.reshape(shape), grads.reshape(shape), slots, rate)
+
     def _updates(self):
         """Number of updates so far."""
         return self.iterations // (self.gradient_accumulation_steps or 1)
 
     def _find_runs(self):
         self._trainable = [p.trainable for p in self._trained]
-        by_scale = {}
+        by_kind = {}
         for parameter in self._trained:
             if parameter.trainable:
-                by_scale.setdefault(self._scale(parameter), set()).add(parameter)
-        self._runs, self._run_scales = [], []
-        for scale, trained in by_scale.items():
+                matrix = parameter if self.is_matrix(parameter) else None
+                by_kind.setdefault((self._scale(parameter), matrix), set()).add(parameter)
+        self._runs, self._run_kinds = [], []
+        for kind, trained in by_kind.items():
             for buffer, slots in self.slots.items():
                 for run in buffer.runs(trained):
                     own = {name: slot[run] for name, slot in slots.items()}
                     self._runs.append((run, buffer.values[run], buffer.grads[run], own))
-                    self._run_scales.append(scale)
+                    self._run_kinds.append(kind)
 
     def _current_runs(self):
         """Contiguous pieces to update: (slice, values, gradients, slots)."""
@@ -249,15 +274,18 @@ class Optimizer(Configurable):
                     grads = parameter.owner.grads[parameter.owner.places[parameter]]
                     _shorten(grads, math.sqrt(ops.sum_of_squares(grads)), self.clipnorm)
 
-    def _decay(self, runs, factor):
+    def _decay(self, runs, rate):
+        factors = [1 - rate * (self.decay_rate(is_matrix) or 0) for is_matrix in (False, True)]
+        if factors == [1, 1]:
+            return
         excluded, names = self._undecayed
         if not excluded and not names:
-            for _, values, _, _ in runs:
-                values *= factor
+            for (_, values, _, _), (_, matrix) in zip(runs, self._run_kinds, strict=True):
+                values *= factors[matrix is not None]
             return
         for p in self._trained:
             if p.trainable and p not in excluded and not any(name in p.name for name in names):
-                p.value *= factor
+                p.value *= factors[self.is_matrix(p)]
 
     def _average(self, runs):
         count = self._updates()
@@ -285,6 +313,7 @@ class Optimizer(Configurable):
             for group in self._all_groups()
             for p in self.parameters
             for name in group
+            if self.has_slot(name, p)
         ]
 
     def state(self):
@@ -322,18 +351,20 @@ class Optimizer(Configurable):
 
     # -- arguments --------------------------------------------------------------------------------
 
-    def number(self, name, value, positive=False, most=math.inf, optional=False):
-        """A finite number >= 0 (> 0 if positive) and <= most, or None where that is allowed."""
+    def number(self, name, value, positive=False, most=math.inf, optional=False, signed=False):
+        """A finite number >= 0 (> 0 if positive, any if signed) and <= most, or None where that is
+        allowed.
+        """
         if value is None and optional:
             return None
         is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         if is_number and math.isfinite(value) and value <= most:
             value = float(value)
-            if value > 0 or (value == 0 and not positive):
+            if value > 0 or signed or (value == 0 and not positive):
                 return value
-        low = "> 0" if positive else ">= 0"
+        low = "" if signed else " > 0" if positive else " >= 0"
         high = "" if most == math.inf else f" and <= {most}"
-        self.fail(f"takes a finite number {low}{high} as {name}, not {value!r}")
+        self.fail(f"takes a finite number{low}{high} as {name}, not {value!r}")
 
     def _count_argument(self, name, value, least):
         if value is None:

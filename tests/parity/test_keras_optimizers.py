@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from oracle import as_keras, close, disagreements, numbers
 
+import minicnn
 from minicnn import constraints, optimizers
 from minicnn.optimizers import schedules
 from minicnn.parameter import Parameter
@@ -42,6 +43,12 @@ CASES = [
     ("Nadam", dict(learning_rate=0.01, beta_1=0.8, beta_2=0.9, clipnorm=0.5)),
     ("Lion", {}),
     ("Lion", dict(learning_rate=0.01, beta_1=0.8, beta_2=0.9, weight_decay=0.1)),
+    ("Muon", {}),
+    ("Muon", dict(learning_rate=0.02, momentum=0.8, nesterov=False, weight_decay=0.1)),
+    ("Muon", dict(adam_beta_1=0.8, adam_beta_2=0.9, epsilon=1e-3, adam_lr_ratio=0.5)),
+    ("Muon", dict(adam_weight_decay=0.2, weight_decay=None, rms_rate=None, ns_steps=3)),
+    ("Muon", dict(adam_weight_decay=None, muon_a=3.0, muon_b=-3.2, muon_c=1.2, clipnorm=1.0)),
+    ("Muon", dict(exclude_layers=["x", "^w[0]$"], gradient_accumulation_steps=3)),
     ("SGD", dict(use_ema=True, ema_momentum=0.8)),
     ("Adam", dict(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3)),
     ("SGD", dict(momentum=0.9, gradient_accumulation_steps=3)),
@@ -75,35 +82,35 @@ each_schedule = pytest.mark.parametrize(
 )
 
 
-def gradients(step):
+def gradients(step, shapes=SHAPES):
     """Some large, some tiny, some exactly 0; larger than any of the clipping bounds in sum."""
-    values = [numbers(*shape, seed=10 * step + i) for i, shape in enumerate(SHAPES)]
+    values = [numbers(*shape, seed=10 * step + i) for i, shape in enumerate(shapes)]
     values[0][0] *= 1e-3
     values[1][1] = 0
     return values
 
 
-def our_run(optimizer, constraint=None):
+def our_run(optimizer, constraint=None, shapes=SHAPES):
     """Weights after each step, and the Parameters."""
     parameters = [
         Parameter(numbers(*shape, seed=100 + i), f"w{i}", constraint=constraint)
-        for i, shape in enumerate(SHAPES)
+        for i, shape in enumerate(shapes)
     ]
     optimizer.build(parameters)
     series = []
     for step in range(STEPS):
         optimizer.zero_grad()
-        for parameter, gradient in zip(parameters, gradients(step), strict=True):
+        for parameter, gradient in zip(parameters, gradients(step, shapes), strict=True):
             parameter.accumulate(gradient)
         optimizer.step()
         series.append([parameter.numpy() for parameter in parameters])
     return series, parameters
 
 
-def their_run(optimizer, constraint=None):
+def their_run(optimizer, constraint=None, shapes=SHAPES):
     variables = [
         keras.Variable(numbers(*shape, seed=100 + i), name=f"w{i}")
-        for i, shape in enumerate(SHAPES)
+        for i, shape in enumerate(shapes)
     ]
     for variable in variables:
         variable.constraint = constraint
@@ -112,7 +119,7 @@ def their_run(optimizer, constraint=None):
     state, values = [v.value for v in optimizer.variables], [v.value for v in variables]
     series = []
     for step in range(STEPS):
-        values, state = apply(state, gradients(step), values)
+        values, state = apply(state, gradients(step, shapes), values)
         series.append(values)
     for variable, value in zip([*optimizer.variables, *variables], [*state, *values], strict=True):
         variable.assign(value)
@@ -142,6 +149,52 @@ def test_trajectory(name, options):
     ours.finalize()
     theirs.finalize_variable_values(variables)
     compare([[p.value for p in parameters]], [[v.value for v in variables]])
+
+
+@pytest.mark.parametrize("options", [{}, dict(nesterov=False, ns_steps=7, learning_rate=0.05)])
+def test_muon_on_all_kinds_of_parameters(options):
+    """Kernel and bias of a convolution, gamma and beta, dense kernels: wide, tall, square, thin."""
+    shapes = [(64, 30), (3, 3, 4, 8), (8,), (8,), (8,), (30, 64), (17, 17), (1, 9), (40, 1)]
+    series = [
+        run(library.Muon(**options), shapes=shapes)[0]
+        for library, run in ((optimizers, our_run), (keras.optimizers, their_run))
+    ]
+    compare(*series)
+
+
+@pytest.mark.parametrize("layer", ["hidden", "head", "Embedding"])
+def test_muon_chooses_the_parameters_that_keras_chooses(layer):
+    """By the name of a layer of a model, trained on one batch here and there."""
+    states, weights = [], []
+    for library in (minicnn, keras):
+        model = library.Sequential(
+            [
+                library.layers.Input((6, 6, 2)),
+                library.layers.Conv2D(4, 3, activation="relu"),
+                library.layers.BatchNormalization(),
+                library.layers.Flatten(),
+                library.layers.Dense(8, activation="relu", name="hidden"),
+                library.layers.Dense(8, activation="relu", name="Embedding"),
+                library.layers.Dense(3, name="head"),
+            ]
+        )
+        model.set_weights([0.3 * abs(numbers(*w.shape, seed=3)) for w in model.weights])
+        model.compile(library.optimizers.Muon(0.01, exclude_layers=[layer]), "mse")
+        for step in range(4):
+            x, y = numbers(32, 6, 6, 2, seed=step), numbers(32, 3, seed=50 + step)
+            model.train_on_batch(x, y)
+        optimizer = model.optimizer
+        if library is minicnn:
+            states.append([array for _, array in optimizer.state()])
+        else:
+            states.append([variable.value for variable in optimizer.variables])
+        weights.append(model.get_weights())
+    kinds = [[np.shape(array) for array in state] for state in states]
+    assert kinds[0] == kinds[1]  # of a matrix there is one slot, of all others two
+    matrices = {"hidden", "head"} - {layer}
+    assert len(kinds[0]) == 2 + 2 * 10 - len(matrices)
+    for one, other in zip(*weights, strict=True):
+        close(one, other, 1e-4)
 
 
 def test_constraints_follow_the_update():
