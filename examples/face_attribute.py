@@ -19,7 +19,6 @@ from pathlib import Path
 
 from minicnn import Input, Sequential, load_model, set_random_seed
 from minicnn.callbacks import CheckTraining, EarlyStopping, ModelCheckpoint
-from minicnn.checks.history import check_overfitting
 from minicnn.layers import (
     BatchNormalization,
     Conv2D,
@@ -32,7 +31,7 @@ from minicnn.metrics import classification_report
 from minicnn.optimizers import Adam
 from minicnn.preprocessing.image import ImageDataGenerator
 from minicnn.utils import img_to_array, load_img
-from minicnn.visualization import confusion_matrix, curves, mistakes, worst_mistakes
+from minicnn.visualization import write_report
 
 HEIGHT, WIDTH = 218, 178  # of CelebA's aligned pictures; others are resized to it
 PARTS = ("train", "validation", "test")  # CelebA's numbers for them are 0, 1, 2
@@ -134,22 +133,14 @@ def report(model, test, history, output):
     names = list(test.class_indices)
     predictions = model.predict(test, verbose=0)
     figures = classification_report(test.classes, predictions, names)
-    fitting = check_overfitting(history)
-    text = f"{figures}\n\n{fitting.measured}\n{fitting.advice}".rstrip()
-    print(f"\n{len(test.classes)} test pictures\n{text}")
-    (output / "report.txt").write_text(text + "\n", encoding="utf-8")
 
-    curves(history, output / "curves.png")
-    confusion_matrix(figures, path=output / "confusion.png")
-    worst = mistakes(test.classes, predictions)[0][:12]
-    worst_mistakes(
-        [img_to_array(load_img(test.filepaths[i]), dtype="uint8") for i in worst],
-        test.classes[worst],
-        predictions[worst],
-        names,
-        output / "worst_mistakes.png",
-        titles=[Path(test.filepaths[i]).name for i in worst],
+    def picture(index):
+        return img_to_array(load_img(test.filepaths[index]), dtype="uint8")
+
+    text = write_report(
+        output, figures, picture, test.classes, predictions, test.filepaths, history
     )
+    print(f"\n{len(test.classes)} test pictures\n{text}")
     return figures
 
 

@@ -20,7 +20,6 @@ import numpy as np
 
 from minicnn import Input, Sequential, check_training, load_model, set_random_seed
 from minicnn.callbacks import EarlyStopping, ReduceLROnPlateau
-from minicnn.checks.history import check_overfitting
 from minicnn.data.splitting import groups_of_alike, stratified_split
 from minicnn.errors import PictureError
 from minicnn.layers import (
@@ -40,7 +39,7 @@ from minicnn.layers import (
 from minicnn.metrics import classification_report
 from minicnn.optimizers import Adam
 from minicnn.utils import img_to_array, load_img
-from minicnn.visualization import confusion_matrix, curves, worst_mistakes
+from minicnn.visualization import write_report
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -136,15 +135,9 @@ def report(model, history, parts, names, output):
         figures = classification_report(labels, predictions, names)
         lines.append(f"{part:<12}{figures.headline}")
     # What follows is about the last of them, the test photographs.
-    fitting = check_overfitting(history)
-    lines += ["", str(figures), "", fitting.measured, fitting.advice]
-    text = "\n".join(lines).rstrip()
+    heading = "\n".join(lines)
+    text = write_report(output, figures, pixels, labels, predictions, paths, history, heading)
     print(f"\n{text}")
-    (output / "report.txt").write_text(text + "\n", encoding="utf-8")
-    curves(history, output / "curves.png")
-    confusion_matrix(figures, path=output / "confusion.png")
-    titles = [path.name for path in paths]
-    worst_mistakes(pixels, labels, predictions, names, output / "worst_mistakes.png", titles=titles)
     return figures
 
 

@@ -1,5 +1,7 @@
 """classification_report, and the figures that are drawn of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -127,6 +129,51 @@ def test_no_mistakes(tmp_path):
         np.zeros((2, 4, 4, 3)), [0, 1], np.array([[0.1], [0.9]]), path=tmp_path / "none.png"
     )
     assert is_picture(tmp_path / "none.png")
+
+
+def test_a_folder_with_all_of_it(tmp_path):
+    rows = np.full((8, 3), 0.1)
+    rows[np.arange(8), SAID] = np.linspace(0.5, 0.8, 8)
+    figures = metrics.classification_report(TRUE, rows, ["a", "b", "c"])
+    files = [Path("some", f"{letter}.jpg") for letter in "ABCDEFGH"]
+    asked = []
+
+    def picture(index):
+        asked.append(index)
+        return np.full((9, 7, 3), 20 * index, np.uint8)
+
+    logs = {"loss": [2.0, 1, 0.5], "val_loss": [2.0, 1, 3], "accuracy": [0.4, 0.6, 0.9]}
+    history = logs | {"val_accuracy": [0.4, 0.6, 0.6]}
+    folder = tmp_path / "new"
+    told = visualization.write_report(
+        folder, figures, picture, TRUE, rows, files, history, "validation  40 %"
+    )
+    assert asked == [7, 5, 3]  # no other file is read
+    text = (folder / "report.txt").read_text()
+    assert told.startswith(f"validation  40 %\n\n{figures}\n\nBest epoch 2 of 3: loss 1 in")
+    assert text.startswith(
+        f"{told}\n\nmistakes, the surest first:\n{files[7]}: is c, said b (80.0 "
+    )
+    assert len(text.splitlines()) == len(told.splitlines()) + 2 + 3
+    for name in ("confusion", "curves", "worst_mistakes"):
+        assert is_picture(folder / f"{name}.png")
+    assert visualization.list_mistakes(TRUE, rows, list("abc"), files)[0] == {
+        "file": str(files[7]),
+        "is": "c",
+        "said": "b",
+        "probability": 0.8,
+    }
+    right = np.eye(3)[TRUE]
+    told = visualization.write_report(tmp_path / "b", figures, [], TRUE, right, files)
+    assert told == str(figures) and "first:\nnone\n" in (tmp_path / "b/report.txt").read_text()
+    assert not (tmp_path / "b" / "curves.png").exists()
+
+
+@pytest.mark.parametrize("probability, wrong", [(0.9, [0]), (0.1, [1])])
+def test_mistakes_of_a_single_output(probability, wrong):
+    found = visualization.list_mistakes([0, 1], np.full((2, 1), probability), ["a", "b"], "xy")
+    assert [one["file"] for one in found] == ["xy"[i] for i in wrong]
+    assert found[0]["probability"] == 0.9 and found[0]["said"] == "ab"[probability > 0.5]
 
 
 @pytest.mark.parametrize("columns", [1, 2])

@@ -99,7 +99,14 @@ def test_two_people_are_told_apart(two_people):
     for name in ("curves", "confusion", "worst_mistakes"):
         assert is_a_picture(output / f"{name}.png")
     text = (output / "report.txt").read_text(encoding="utf-8")
-    for said in ("train  ", "validation  ", "test  ", "precision", "best epoch"):
+    for said in (
+        "train  ",
+        "validation  ",
+        "test  ",
+        "precision",
+        "Best epoch",
+        "mistakes, the surest first",
+    ):
         assert said in text
 
 
@@ -207,7 +214,7 @@ def test_face_attribute(celeba, tmp_path, single, capsys):
     for name in ("curves", "confusion", "worst_mistakes"):
         assert is_a_picture(output / f"{name}.png")
     told = capsys.readouterr().out
-    assert "16 test pictures" in told and "always saying" in told and "best epoch" in told
+    assert "16 test pictures" in told and "always saying" in told and "Best epoch" in told
 
     saved = minicnn.load_model(output / "face_attribute.keras")
     x = np.stack([np.asarray(Image.open(next((faces / "test/with_Smiling").iterdir())))])

@@ -27,6 +27,13 @@ def best_epoch(history):
     return int(validated_epochs(logs.get("loss", held), held)[np.nanargmin(held)])
 
 
+def overfitting_in_words(history):
+    """What `check_overfitting` finds as sentences, a line each; "" without validation data."""
+    found = check_overfitting(history)
+    parts = () if found.verdict == "skipped" else (found.measured, found.advice)
+    return "\n".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
+
+
 def check_overfitting(history, gap=0.1):
     """Training against validation at the best epoch and after it, as a sentence with advice.
 

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from minicnn import callbacks, optimizers
-from minicnn.checks.history import best_epoch, check_overfitting
+from minicnn.checks.history import best_epoch, check_overfitting, overfitting_in_words
 from minicnn.cli import EXIT_INTERRUPTED, cards, fail, folders, networks, say
 from minicnn.cli.reporting import print_report, write_report
 from minicnn.data.folders import classes_apart, compare_parts
@@ -113,7 +113,7 @@ def train_on_folder(
     if as_json:
         click.echo(json.dumps({**figures.as_dict(), **told, "model": os.fspath(out)}, indent=2))
     else:
-        print_report(figures, what, fitting)
+        print_report(figures, what, overfitting_in_words(history))
     if report is not None:
         write_report(
             report,

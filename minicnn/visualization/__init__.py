@@ -1,5 +1,19 @@
 """Pictures of a training and of what a classifier gets wrong; Matplotlib loads when first used."""
 
-from minicnn.visualization.report import confusion_matrix, curves, mistakes, worst_mistakes
+from minicnn.visualization.report import (
+    confusion_matrix,
+    curves,
+    list_mistakes,
+    mistakes,
+    worst_mistakes,
+    write_report,
+)
 
-__all__ = ["confusion_matrix", "curves", "mistakes", "worst_mistakes"]
+__all__ = [
+    "confusion_matrix",
+    "curves",
+    "list_mistakes",
+    "mistakes",
+    "worst_mistakes",
+    "write_report",
+]

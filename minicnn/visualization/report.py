@@ -1,15 +1,17 @@
 """Curves of a training, the confusion matrix, the worst mistakes: figures, and files if wanted.
 
-All return a matplotlib Figure of their own, without pyplot: nothing opens a window, and nothing has
-to be closed.
+Figures are those of Matplotlib, each its own, without pyplot: nothing opens a window, and nothing
+has to be closed. `write_report` puts them all into a folder, with a text beside them.
 """
 
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 
-from minicnn.checks.history import best_epoch, validated_epochs
+from minicnn.checks.history import best_epoch, overfitting_in_words, validated_epochs
+from minicnn.metrics.classification import percent
 
 
 def _figure(width, height):
@@ -87,8 +89,9 @@ def confusion_matrix(confusion, class_names=None, path=None):
 def worst_mistakes(pictures, y_true, y_pred, class_names=None, path=None, count=12, titles=None):
     """The wrong answers that the model was surest of, as pictures with both classes.
 
-    pictures (n, h, w, c): uint8, or floats in 0..1 or 0..255. y_true: class numbers (n,). y_pred:
-    predictions (n, k) or (n, 1). titles: a line for each of the n, such as a file name.
+    pictures (n, h, w, c): uint8, or floats in 0..1 or 0..255; or a function of the index that
+    returns one of them. y_true: class numbers (n,). y_pred: predictions (n, k) or (n, 1). titles: a
+    line for each of the n, such as a file name.
     """
     order, shares = mistakes(y_true, y_pred)
     order = order[:count]
@@ -104,7 +107,8 @@ def worst_mistakes(pictures, y_true, y_pred, class_names=None, path=None, count=
     if not len(order):
         grid[0].text(0.5, 0.5, "no mistakes", ha="center", va="center")
     for axes, index in zip(grid, order, strict=False):
-        axes.imshow(_shown(pictures[index]), cmap="gray", vmin=0, vmax=1)
+        picture = pictures(index) if callable(pictures) else pictures[index]
+        axes.imshow(_shown(picture), cmap="gray", vmin=0, vmax=1)
         text = f"is {names[true[index]]}\nsaid {names[said[index]]} ({100 * shares[index]:.0f} %)"
         if titles is not None:
             text = f"{str(titles[index])[-32:]}\n{text}"
@@ -118,6 +122,46 @@ def mistakes(y_true, y_pred):
     said, shares = rows.argmax(axis=1), rows.max(axis=1)
     wrong = np.flatnonzero(said != true)
     return wrong[np.argsort(-shares[wrong], kind="stable")], shares
+
+
+def list_mistakes(y_true, y_pred, class_names, files):
+    """The wrong answers, the surest first, as dicts of file, is, said and probability."""
+    rows, true = _rows(y_pred), np.asarray(y_true).reshape(-1)
+    return [
+        {
+            "file": os.fspath(files[i]),
+            "is": class_names[true[i]],
+            "said": class_names[rows[i].argmax()],
+            "probability": float(rows[i].max()),
+        }
+        for i in mistakes(y_true, y_pred)[0]
+    ]
+
+
+def write_report(folder, figures, pictures, y_true, y_pred, files, history=None, heading=""):
+    """report.txt, confusion.png, worst_mistakes.png and, of a training, curves.png in a folder.
+
+    figures: the classification_report of y_true and y_pred. pictures: as `worst_mistakes` takes
+    them, files: their paths. heading: lines that begin the text, after which come the figures,
+    whether it overfits, and all mistakes by file. Returns what stands before those.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = "" if history is None else overfitting_in_words(history)
+    text = "\n\n".join(part for part in (heading, str(figures), words) if part)
+    wrong = [
+        f"{one['file']}: is {one['is']}, said {one['said']} ({percent(one['probability'])})"
+        for one in list_mistakes(y_true, y_pred, figures.class_names, files)
+    ]
+    lines = [text, "", "mistakes, the surest first:", *(wrong or ["none"])]
+    (folder / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if history is not None:
+        curves(history, folder / "curves.png")
+    confusion_matrix(figures, path=folder / "confusion.png")
+    titles = [os.path.basename(file) for file in files]
+    path = folder / "worst_mistakes.png"
+    worst_mistakes(pictures, y_true, y_pred, figures.class_names, path, titles=titles)
+    return text
 
 
 def _rows(y_pred):
