@@ -74,7 +74,9 @@ def _version(context, parameter, value):
         context.exit()
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -98,24 +100,37 @@ def main(traceback):
     """
 
 
+# What several commands take.
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
+MODEL = click.argument("model", metavar="MODEL", type=FILE)
+REPORT = click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write a report there: text, figures (JSON), confusion matrix, worst mistakes and, of a "
+    "training, curves (PNG).",
+)
+AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Figures as JSON on standard output, in place of text."
+)
 DAMAGED = click.option(
     "--damaged",
     type=click.Choice(["skip", "refuse"]),
     default="skip",
-    show_default=True,
     help="Pictures that cannot be read: list and leave out, or end with exit code 1.",
 )
 BATCH = click.option(
-    "--batch-size", type=click.IntRange(1), help="Pictures at a time.  [default: by their number]"
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Pictures at a time.  [default: 32, in training by their number]",
 )
 
 
 def _size(context, parameter, value):
     """64 or 218x178 (height x width) -> (height, width)."""
     if value is None:
-        return None
+        return None  # train decides
     parts = value.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isdigit() and int(part) >= 8 for part in parts):
         raise click.BadParameter(
@@ -139,14 +154,12 @@ def _size(context, parameter, value):
     "--color",
     type=click.Choice(["auto", "rgb", "grayscale"]),
     default="auto",
-    show_default=True,
     help="auto: grayscale if all pictures are.",
 )
 @click.option(
     "--split",
     type=(click.FloatRange(0, 1), click.FloatRange(0, 1)),
     default=(0.15, 0.15),
-    show_default=True,
     metavar="VALIDATION TEST",
     help="Shares that are held out of one folder per class.",
 )
@@ -154,14 +167,12 @@ def _size(context, parameter, value):
     "--epochs",
     type=click.IntRange(1),
     default=100,
-    show_default=True,
     help="Passes over the training pictures, at most.",
 )
 @click.option(
     "--patience",
     type=click.IntRange(1),
     default=12,
-    show_default=True,
     help="Stop after so many epochs without a better validation loss.",
 )
 @BATCH
@@ -169,7 +180,6 @@ def _size(context, parameter, value):
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
     default=1e-3,
-    show_default=True,
     help="Of Adam; halved when validation stops improving.",
 )
 @click.option(
@@ -187,24 +197,17 @@ def _size(context, parameter, value):
     "--seed",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Of the split and of all that is random in training.",
 )
 @click.option(
     "--memory",
     type=click.FloatRange(0, min_open=True),
     default=2.0,
-    show_default=True,
     metavar="GB",
     help="Beyond it pictures are read again in every epoch.",
 )
-@click.option(
-    "--report",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Write curves, confusion matrix, worst mistakes (PNG) and the figures (JSON) there.",
-)
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON on standard output.")
+@REPORT
+@AS_JSON
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @DAMAGED
 def train(directory, **options):
@@ -222,16 +225,11 @@ def train(directory, **options):
 
 
 @main.command()
-@click.argument("model", metavar="MODEL", type=FILE)
+@MODEL
 @click.argument("directory", metavar="DIR", type=FOLDER)
 @BATCH
-@click.option(
-    "--report",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Write confusion matrix, worst mistakes (PNG) and the figures (JSON) there.",
-)
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
+@REPORT
+@AS_JSON
 @DAMAGED
 def evaluate(model, directory, **options):
     """Measure MODEL on the pictures in DIR, a folder per class (or its test/, if it has one)."""
@@ -241,10 +239,10 @@ def evaluate(model, directory, **options):
 
 
 @main.command()
-@click.argument("model", metavar="MODEL", type=FILE)
+@MODEL
 @click.argument("pictures", metavar="PICTURE...", type=FILE, nargs=-1, required=True)
 @BATCH
-@click.option("--json", "as_json", is_flag=True, help="All probabilities as JSON.")
+@AS_JSON
 def predict(model, pictures, **options):
     """Say of each PICTURE what MODEL takes it for: a line with file, class and probability.
 
@@ -257,8 +255,8 @@ def predict(model, pictures, **options):
 
 
 @main.command()
-@click.argument("model", metavar="MODEL", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, without the table of layers.")
+@MODEL
+@AS_JSON
 def info(model, as_json):
     """What MODEL is: layers, input, classes, parameters, size, and how it was trained."""
     from minicnn.cli.using import describe
