@@ -25,6 +25,7 @@ from minicnn.gradient_check import check_gradients
 from minicnn.layers import *  # noqa: F403  every public layer is also a name of the package
 from minicnn.layers import __all__ as _layer_names
 from minicnn.models import Model, Sequential
+from minicnn.models.compiling import warmup
 from minicnn.saving import load_model
 from minicnn.training_check import check_training
 from minicnn.utils import set_random_seed, to_categorical
@@ -61,6 +62,7 @@ __all__ = sorted(
         "set_random_seed",
         "to_categorical",
         "utils",
+        "warmup",
         *(set(_layer_names) - _LAYER_ROOM_ONLY),
     }
 )

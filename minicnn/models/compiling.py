@@ -8,10 +8,13 @@ awaited and loaded from the cache. When the step is done, or this process dies, 
 Nothing depends on them: a model that cannot be described as plain values (a class of the user's),
 or an interpreter that cannot be started again, means that this process compiles alone.
 
+`warmup` has the first step, and a prediction, taken by a copy of the model before there are data.
+
 CIFAR-10 network, empty cache, two cores: see `python -m benchmarks`, start-up.
 """
 
 import contextlib
+import copy
 import json
 import os
 import subprocess
@@ -23,13 +26,87 @@ from pathlib import Path
 
 import numpy as np
 
-from minicnn import config
+from minicnn import config, randomness
+from minicnn.data.batches import positive
+from minicnn.losses import targets
 
 MOST_PROCESSES = 8  # the kernels of a step are some twenty, and five of them cost half the time
 MOST_WEIGHTS = 20_000_000  # helpers make the weights, too: no second VGG in memory
 LONGEST_WAIT = 60.0  # seconds for one kernel of a helper; the longest takes 4
 
 _started = False  # once in a process: later models find most kernels in the cache
+
+
+def warmup(model, batch_size=32, training=True):
+    """Compile now what the model's first steps would compile: they then run at full speed.
+
+    A copy of the model trains on, evaluates and predicts a batch of zeros; with training=False it
+    only predicts, and need not be compiled. Where the first layer reads uint8 itself (Rescaling),
+    pictures of both types are taken. Weights, optimizer, metrics and random streams stay as they
+    are. Kernels are kept on disk: this takes seconds once, and later about as long as the steps.
+    ValueError for a model that is not built, not compiled, or open in its picture's size.
+    """
+    from minicnn.models.model import Model
+
+    if not isinstance(model, Model):
+        raise TypeError(f"warmup takes a built model, not {model!r}")
+    positive("batch_size", batch_size)
+    shapes = [tensor.shape for tensor in model._graph().inputs]
+    if training and model.compiled is None:
+        model.fail("is not compiled: call compile(...) first, or warmup(model, training=False)")
+    if any(None in shape[1:] for shape in shapes):
+        model.fail(
+            f"takes inputs of shapes {shapes}: warmup needs sizes in place of None; call "
+            "predict_on_batch or train_on_batch on data instead"
+        )
+    if config.ops != "fast":
+        return  # nothing is compiled
+    model._refuse_another_thread()
+    with randomness.untouched(0), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of zeros
+        worker = _copy(model)
+        for dtype in (np.float32, np.uint8) if model.accepts_integers else (np.float32,):
+            x = [np.zeros((shape[0] or batch_size, *shape[1:]), dtype) for shape in shapes]
+            x = x if len(x) > 1 else x[0]
+            if training:
+                y = [_made_up(head, batch_size) for head in worker.heads]
+                y = y if len(y) > 1 else y[0]
+                worker.train_on_batch(x, y)
+                worker.test_on_batch(x, y)
+            worker.predict_on_batch(x)
+
+
+def _made_up(head, batch_size):
+    """Targets that the loss of this output takes: class 0 for all, or zeros."""
+    if head.loss is None:
+        return None
+    shape = (head.shape[0] or batch_size, *head.shape[1:])
+    if type(head.loss).kind is targets.labels:
+        return np.zeros(shape[:-1], np.int64)
+    y = np.zeros(shape, np.float32)
+    if type(head.loss).kind is targets.one_hot:
+        y[..., 0] = 1
+    return y
+
+
+def _copy(model):
+    """The model with weights of its own and, if it is compiled, an optimizer that starts anew."""
+    left_out = [model.history, *(parameter.owner for parameter in model.weights)]
+    memo = {id(one): _NotCopied() for one in left_out if one is not None}
+    if model.optimizer is not None:
+        optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
+        memo[id(model.optimizer)] = optimizer
+    try:
+        made = copy.deepcopy(model, memo)
+    except TypeError as error:  # a lock, an open file: what a layer of the user's may hold
+        model.fail(f"cannot be copied, and warmup runs a copy: {error}; take a step on data")
+    for parameter in made.weights:
+        parameter.owner = None
+    return made
+
+
+class _NotCopied:
+    """In place of what a copy has no use for: the optimizer's buffers, the history."""
 
 
 @contextlib.contextmanager
