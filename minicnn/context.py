@@ -22,6 +22,7 @@ class Context:
     below         the activation that the layer below ended with, if nobody else reads its output:
                   backward may then return a GradientOfSum (activations.py)
     frozen_state  moving statistics are not written (gradient checks)
+    taken         the layers above whose work this one does as well (`Layer.takes_over`)
     """
 
     training: bool = False
@@ -35,10 +36,12 @@ class Context:
     watch: Callable | None = None
     frozen_state: bool = False
     below: tuple | None = None
+    taken: tuple = ()
 
     def at(self, node, training=None, logits=frozenset(), below=None):
         """The same call at a node of a graph, perhaps with a mode of its own."""
-        inner = replace(self, node=self.node * 65599 + node + 1, logits=logits, below=below)
+        number = self.node * 65599 + node + 1
+        inner = replace(self, node=number, logits=logits, below=below, taken=())
         if training is not None:
             inner.training = training
         return inner

@@ -14,6 +14,11 @@ class _ActivationLayer(Layer):
     def final_activation(self):
         return self.function
 
+    @property
+    def whole_activation(self):
+        mine = _ActivationLayer.forward, _ActivationLayer.backward
+        return self.function if (type(self).forward, type(self).backward) == mine else None
+
     def forward(self, x, context):
         if context.logits:
             return x, None

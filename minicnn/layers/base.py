@@ -48,6 +48,8 @@ class Layer(Configurable):
     rank = None  # number of axes of the input, where the layer insists on one
     accepts_integers = False  # reads uint8 pixels itself
     activation_for_above = None  # fused; its derivative may be left to the layer above
+    whole_activation = None  # the activation of a layer that does nothing else
+    scale_and_offset = None  # (c,) each: what a layer does per channel in prediction, if only that
     derives_below = False  # backward can apply `context.below` and return a GradientOfSum
     trainable_version = 0  # counts changes of any `trainable`: plans made before are stale
 
@@ -114,6 +116,15 @@ class Layer(Configurable):
 
     def backward(self, dy, saved, needs_dx):
         raise TypeError(f"{type(self).__name__} defines no backward(dy, saved, needs_dx) -> dx")
+
+    def takes_over(self, following, context):
+        """How many of the layers `following` this one does in a pass of its own.
+
+        Each of them is the only reader of the output before it. Those that it takes over are
+        `context.taken` in forward, which returns the output of the last of them; backward gets the
+        gradient of that.
+        """
+        return 0
 
     @property
     def final_activation(self):

@@ -1,5 +1,9 @@
 """Conv2D: y[n, i, j, f] = activation(b[f] + sum_abc x[n, i s + a d, j s + b d, c] k[a, b, c, f])"""
 
+import itertools
+
+import numpy as np
+
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, activation_for_above, table
@@ -101,11 +105,21 @@ class Conv2D(Layer):
     def _geometry(self):
         return self.strides, self.padding, self.dilation_rate, self.groups
 
+    def takes_over(self, following, context):
+        if type(self).forward is not Conv2D.forward:
+            return 0
+        predicting = not (context.training or context.keep)
+        ending = _Ending(self)
+        return len(list(itertools.takewhile(lambda one: ending.take(one, predicting), following)))
+
     def forward(self, x, context):
-        bias = self.bias.value if self.use_bias else None
-        activation = None if context.logits else self.activation
+        ending = _Ending(self)
+        for layer in context.taken:
+            ending.take(layer, not context.training)
+        kernel, bias, floor = ending.parameters()
+        activation = None if context.logits else ending.activation
         fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
-        y = ops.conv2d(x, self.kernel.value, bias, *self._geometry, activation=fused)
+        y = ops.conv2d(x, kernel, bias, *self._geometry, activation=fused, floor=floor)
         after = y if fused else None
         if activation and not fused:
             y, after = activation.forward(y, context)
@@ -120,6 +134,44 @@ class Conv2D(Layer):
             )
         if needs_dx:
             return ops.conv2d_input_grad(dy, self.kernel.value, x.shape, *self._geometry)
+
+
+class _Ending:
+    """What becomes of the sum z = k * x: activation(scale z + bias), or its maximum with a floor.
+
+    A batch normalisation is a scale and an offset in prediction, so it is a part of k and b; above
+    a rectifier, max(z, 0) scale + offset = max(z scale + offset, offset) if the scale is positive.
+    """
+
+    def __init__(self, layer):
+        self.kernel, self.activation = layer.kernel.value, layer.activation
+        self.scale, self.floor = None, None
+        self.bias = layer.bias.value if layer.use_bias else None
+
+    def take(self, layer, predicting):
+        """Take the layer above in, if that is possible."""
+        linear = self.floor is None and self.activation == activations.get(None)
+        if linear and getattr(layer.whole_activation, "fused", None):
+            self.activation = layer.whole_activation
+            return True
+        affine = layer.scale_and_offset if predicting else None
+        if affine is None:
+            return False
+        scale, offset = affine
+        if not linear:
+            if getattr(self.activation, "fused", None) != ("relu",) or not np.all(scale > 0):
+                return False
+            self.activation, self.floor = None, offset
+        self.scale = scale if self.scale is None else self.scale * scale
+        self.bias = offset if self.bias is None else self.bias * scale + offset
+        return True
+
+    def parameters(self):
+        """Kernel, bias and floor in the kernel's type; bias and floor may be None."""
+        dtype = self.kernel.dtype
+        kernel = self.kernel if self.scale is None else self.kernel * self.scale.astype(dtype)
+        bias, floor = (None if v is None else v.astype(dtype) for v in (self.bias, self.floor))
+        return kernel, bias, floor
 
 
 Convolution2D = Conv2D

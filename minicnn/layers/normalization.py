@@ -102,6 +102,18 @@ class BatchNormalization(Layer):
 
     derives_below = True
 
+    @property
+    def scale_and_offset(self):
+        if type(self).forward is not BatchNormalization.forward or self.axis != -1:
+            return None
+        mean, variance = (
+            state.value.astype(np.float64) for state in (self.moving_mean, self.moving_variance)
+        )
+        scale = 1 / np.sqrt(variance + self.epsilon)
+        if self.scale:
+            scale = scale * self.gamma.value
+        return scale, (self.beta.value if self.center else 0) - mean * scale
+
     def forward(self, x, context):
         x = self._channels_last(x)
         gamma = self.gamma.value if self.scale else None

@@ -13,6 +13,8 @@ from minicnn.layers.input import InputLayer
 from minicnn.models.plan import Graph
 from minicnn.models.training import Trainer
 
+_TAKEN_OVER = object()  # stands for what a layer saved whose work the one before it did
+
 
 def _is_single(value):
     """Whether a model has one input (output), given bare or, as in many scripts, as a list."""
@@ -78,8 +80,11 @@ class Model(Trainer, Layer):
         values = [None] * plan.slot_count
         for slot, array in zip(plan.input_slots, x if isinstance(x, list) else [x], strict=True):
             values[slot] = array
-        saved = []
+        saved, taken_over = [], set()
         for number, step in enumerate(plan.steps):
+            if number in taken_over:
+                saved.append(_TAKEN_OVER)
+                continue
             logits = frozenset()
             if context.logits:
                 logits = frozenset(
@@ -87,6 +92,14 @@ class Model(Trainer, Layer):
                 )
             below = step.below.activation_for_above if step.below is not None else None
             inner = context.at(number, step.training, logits, below)
+            slots = step.outputs
+            if step.following and context.watch is None:  # who watches wants every layer's output
+                following = [plan.steps[i].layer for i in step.following]
+                count = step.layer.takes_over(following, inner)
+                if count:
+                    inner.taken = tuple(following[:count])
+                    taken_over.update(step.following[:count])
+                    slots = plan.steps[step.following[count - 1]].outputs
             inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
             y, kept = step.layer.forward(inputs, inner)
             if context.watch is not None:
@@ -97,10 +110,10 @@ class Model(Trainer, Layer):
                     saved[-1] = (kept, y)
             if step.layer.activity_regularizer is not None and context.penalties is not None:
                 context.penalties.append(step.layer.activity_regularizer.value(y) / len(y))
-            if len(step.outputs) == 1:
-                values[step.outputs[0]] = y
+            if len(slots) == 1:
+                values[slots[0]] = y
             else:
-                for slot, one in zip(step.outputs, y, strict=True):
+                for slot, one in zip(slots, y, strict=True):
                     values[slot] = one
             del inputs, y, kept
             for slot in step.finished:  # its memory is free for the next layer's output
@@ -122,6 +135,9 @@ class Model(Trainer, Layer):
             dy = [gradients[slot] for slot in step.outputs]
             for slot in step.outputs:
                 gradients[slot] = None
+            if kept is _TAKEN_OVER:
+                gradients[step.inputs[0]] = dy[0]  # for the layer that took this one over
+                continue
             if step.layer.activity_regularizer is not None:
                 kept, y = kept
                 penalty = step.layer.activity_regularizer.grad(y) / len(y)

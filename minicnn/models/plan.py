@@ -6,6 +6,8 @@ from minicnn import graph
 from minicnn.layers.base import Layer
 from minicnn.layers.input import InputLayer
 
+MOST_TAKEN = 2  # layers: a convolution takes over its batch normalisation and activation
+
 
 @dataclass(slots=True)
 class _Step:
@@ -19,6 +21,7 @@ class _Step:
     output_numbers: dict = field(default_factory=dict)  # position among its outputs -> model's
     finished: list = field(default_factory=list)
     below: Layer | None = None  # its activation's derivative may be applied here
+    following: list = field(default_factory=list)  # numbers of steps that it may take over
 
 
 class Graph:
@@ -72,7 +75,28 @@ class Graph:
                 makers = [one.layer for one in self.steps if one.outputs == [slot]]
                 if makers and slot not in self.output_slots:
                     step.below = makers[0]
+        only_reader = {
+            slot: readers[0]
+            for slot, readers in consumers.items()
+            if len(readers) == 1 and slot not in self.output_slots
+        }
+        for step in self.steps:
+            self._follow(step, only_reader)
         self._plans = {}
+
+    def _follow(self, step, only_reader):
+        """Collect the steps above of which each is the only reader of the output before it."""
+        at = step
+        while len(step.following) < MOST_TAKEN:
+            if len(at.outputs) != 1 or at.training is not None or at.layer.activity_regularizer:
+                return
+            number = only_reader.get(at.outputs[0])
+            if number is None:
+                return
+            at = self.steps[number]
+            if at.many or at.training is not None or at.layer.activity_regularizer:
+                return
+            step.following.append(number)
 
     def plan(self, needs_dx):
         """Per step: which of its inputs need a gradient, None where the step needs no backward."""

@@ -402,8 +402,10 @@ def _tiles_product(worker, x, table, u, start, y, code, slope, block, zeros, out
                     )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, lanes):
-                    _transform_output(m, q * m_row + j, m_step, start, f + j, f + j + to_floor,
-                                      columns - j, addresses, q * ELEMENTS, code, slope)  # fmt: skip
+                    _transform_output(
+                        m, q * m_row + j, m_step, start, f + j, f + j + to_floor, columns - j,
+                        addresses, q * ELEMENTS, code, slope,
+                    )  # fmt: skip
         if code > gemm.FLOOR:
             _activate_tiles(y, table, first, count, code, slope)
         first += count

@@ -1,0 +1,192 @@
+"""Layers that do the work of those above in one pass: the same numbers as one after another."""
+
+import numpy as np
+import pytest
+
+from minicnn import Input, Model, Sequential, check_gradients, ops, set_random_seed
+from minicnn.context import Context
+from minicnn.layers import (
+    Activation,
+    BatchNormalization,
+    Conv2D,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    MaxPooling2D,
+    ReLU,
+)
+
+CHAINS = {  # layers of a chain -> how many passes remain
+    "batch_norm": ([BatchNormalization], 1),
+    "batch_norm, relu": ([BatchNormalization, ReLU], 1),
+    "batch_norm, sigmoid": ([BatchNormalization, lambda: Activation("sigmoid")], 1),
+    "batch_norm, gelu": ([BatchNormalization, lambda: Activation("gelu")], 2),
+    "relu": ([ReLU], 1),
+    "relu, batch_norm": ([ReLU, BatchNormalization], 1),
+    "leaky, batch_norm": ([LeakyReLU, BatchNormalization], 2),
+    "relu, batch_norm, relu": ([ReLU, BatchNormalization, ReLU], 2),
+    "two batch_norms": ([BatchNormalization, BatchNormalization], 1),
+}
+
+
+def shaken(model):
+    """Its weights and moving statistics made unlike their beginnings."""
+    generator = np.random.default_rng(0)
+    for layer in model.layers:
+        layer.set_weights([w + generator.uniform(0.1, 0.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def calls(model, x, monkeypatch):
+    """The output, and the layers whose forward ran."""
+    ran = []
+    for kind in dict.fromkeys(kind for layer in model.layers for kind in type(layer).__mro__):
+        if "forward" in kind.__dict__ and kind is not Layer:
+            plain = kind.forward
+
+            def forward(self, x, context, plain=plain):
+                ran.append(self)
+                return plain(self, x, context)
+
+            monkeypatch.setattr(kind, "forward", forward)
+    y, _ = model.forward(x, Context())
+    return y, [layer for layer in dict.fromkeys(ran) if layer in model.layers]
+
+
+def apart(model, x):
+    """What the layers give one after another: those who watch them want every output."""
+    return model.forward(x, Context(watch=lambda layer, y: None))[0]
+
+
+@pytest.mark.parametrize(
+    "algorithm", [{}, {"groups": 2}, {"strides": 2}, {"kernel_size": 5}], ids=str
+)
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_prediction(chain, activation, algorithm):
+    makers, _ = CHAINS[chain]
+    model = Sequential([Input((12, 10, 16))])
+    model.add(Conv2D(18, **{"kernel_size": 3, **algorithm}, activation=activation, dtype="float64"))
+    for make in makers:
+        model.add(make())
+    shaken(model)
+    x = np.random.default_rng(1).standard_normal((2, 12, 10, 16))
+    expected = apart(model, x)
+    assert np.ptp(expected) > 0.5
+    np.testing.assert_allclose(model.forward(x, Context())[0], expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_number_of_passes(chain, monkeypatch):
+    makers, passes = CHAINS[chain]
+    model = shaken(Sequential([Input((5, 5, 3)), Conv2D(4, 3), *(make() for make in makers)]))
+    _, ran = calls(model, np.ones((1, 5, 5, 3), np.float32), monkeypatch)
+    assert len(ran) == passes
+
+
+def two_readers():
+    x = Input((5, 5, 3))
+    y = Conv2D(4, 3, activation="relu")(x)
+    return Model(x, [BatchNormalization()(y), MaxPooling2D()(y)])
+
+
+def output_below():
+    x = Input((5, 5, 3))
+    y = Conv2D(4, 3, activation="relu")(x)
+    return Model(x, [y, BatchNormalization()(y)])
+
+
+def negative_scale():
+    model = Sequential([Input((5, 5, 3)), Conv2D(4, 3, activation="relu"), BatchNormalization()])
+    shaken(model).layers[1].gamma.assign([1, -1, 2, 0])
+    return model
+
+
+class Doubled(BatchNormalization):
+    def forward(self, x, context):
+        y, saved = super().forward(x, context)
+        return 2 * y, saved
+
+
+CASES = {
+    "an output with two readers": two_readers,
+    "an output of the model": output_below,
+    "a scale below zero": negative_scale,
+    "a subclass with a forward of its own": lambda: Sequential(
+        [Input((5, 5, 3)), Conv2D(4, 3), Doubled()]
+    ),
+    "an activity regulariser": lambda: Sequential(
+        [Input((5, 5, 3)), Conv2D(4, 3, activity_regularizer="l2"), BatchNormalization()]
+    ),
+    "a call in training mode": lambda: Model(
+        x := Input((5, 5, 3)), BatchNormalization()(Conv2D(4, 3)(x), training=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layers_that_stay_apart(case, monkeypatch):
+    model = CASES[case]()
+    if case != "a scale below zero":
+        shaken(model)
+    x = np.random.default_rng(1).standard_normal((3, 5, 5, 3)).astype(np.float32)
+    expected = apart(model, x)
+    y, ran = calls(model, x, monkeypatch)
+    assert any(isinstance(layer, BatchNormalization) for layer in ran)
+    both = [one if isinstance(one, list) else [one] for one in (y, expected)]
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "leaky_relu", "gelu"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_training(activation, normalised):
+    """Gradients through what was taken over, and the same step as with layers apart."""
+    set_random_seed(3)
+    layers = [Conv2D(4, 3), BatchNormalization(), Activation(activation), Flatten()]
+    if not normalised:
+        del layers[1]
+    model = Sequential([Input((6, 6, 2), dtype="float64"), *layers])
+    generator = np.random.default_rng(0)
+    x, dy = generator.standard_normal((4, 6, 6, 2)), generator.standard_normal((4, 64))
+    gradients = []
+    for watch in (None, lambda layer, y: None):
+        context = Context(training=True, keep=True, frozen_state=True, watch=watch)
+        y, saved = model.forward(x, context)
+        for parameter in model.trainable_weights:
+            parameter.grad = None
+        dx = model.backward(dy, saved, True)
+        gradients.append([y, dx, *(p.grad.copy() for p in model.trainable_weights)])
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+        assert np.any(one)
+
+
+def test_gradients_by_differences():
+    set_random_seed(0)
+    model = Sequential(
+        [
+            Input((7, 7, 2)),
+            Conv2D(3, 3),
+            BatchNormalization(),
+            ReLU(),
+            Conv2D(4, 2),
+            LeakyReLU(0.1),
+            Flatten(),
+        ]
+    )
+    model.compile("sgd", "mse")
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((3, 7, 7, 2)), generator.standard_normal((3, 64))
+    assert check_gradients(model, x, y).passed
+
+
+def test_the_floor_of_a_rectifier_below_a_batch_normalisation(monkeypatch):
+    """One call of conv2d and nothing after it."""
+    model = shaken(
+        Sequential([Input((5, 5, 3)), Conv2D(4, 3, activation="relu"), BatchNormalization()])
+    )
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 3)).astype(np.float32)
+    expected = apart(model, x)
+    monkeypatch.setattr(ops, "batch_norm_inference", None)
+    np.testing.assert_allclose(model.forward(x, Context())[0], expected, rtol=1e-5, atol=1e-6)
