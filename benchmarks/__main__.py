@@ -1,6 +1,7 @@
 """python -m benchmarks: minicnn beside other libraries; tables, JSON and a plot.
 
 Every engine runs in a process of its own and they take turns, after their results were compared.
+Peers that are not installed are named in every table; benchmarks/README.md says how to get them.
 """
 
 import argparse
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import memory, report, startup, verification
-from benchmarks.crew import Failure, Setting, crew, summary
-from benchmarks.engines import OURS, PEERS
+from benchmarks.crew import Failure, Setting, absent, crew, summary
+from benchmarks.engines import OURS, PEERS, install_command
 from benchmarks.networks import NETWORKS, weights
 from benchmarks.shapes import GROUPS
 
@@ -27,7 +28,11 @@ class Run:
 
     def __init__(self, options, scratch, log):
         self.options, self.scratch, self.log = options, scratch, log
-        self.results = report.Results(options.output)
+        names = ("peers", "rounds", "steps", "seconds", "milliseconds")
+        asked = {name: getattr(options, name) for name in names}
+        folder = scratch if options.verify else options.output
+        self.results = report.Results(folder, asked, options.resume)
+        self.verified = set()
 
     def setting(self, threads):
         return Setting(threads, self.options.isa, self.options.python)
@@ -41,6 +46,10 @@ class Run:
         if not file.exists():
             np.savez(file, **weights(NETWORKS[name]))
         return file
+
+    def wants(self, *words):
+        """Whether the section with this key is still to be measured."""
+        return self.results.wants(self.key(*words))
 
     def key(self, *words):
         return " ".join(map(str, words)) + (" avx2" if self.options.isa == "avx2" else "")
@@ -59,89 +68,111 @@ def warn_of_noise(engines):
 
 def networks(run, threads):
     """Training and prediction of the chosen networks."""
-    options = run.options
-    for name in NETWORKS:
-        if name not in options.work:
-            continue
-        network = NETWORKS[name]
-        names = [p for p in options.peers if set(network.works) & set(PEERS[p].works)]
-        with crew(names, run.setting(threads), run.log) as engines:
-            file = run.weights(name)
-            if not options.no_verify:
-                verification.network(engines, name, run.scratch, file, say)
-            for batch_size in options.batch_sizes or network.batch_sizes:
+    for name, network in NETWORKS.items():
+        cases = [
+            (batch_size, work)
+            for batch_size in run.options.batch_sizes or network.batch_sizes
+            for work in network.works
+            if name in run.options.work and run.wants(name, work, batch_size, threads)
+        ]
+        if cases:
+            _network(run, threads, name, cases)
+
+
+def _network(run, threads, name, cases):
+    options, network = run.options, NETWORKS[name]
+    names = [p for p in options.peers if set(network.works) & set(PEERS[p].works)]
+    with crew(names, run.setting(threads), run.log) as engines:
+        file = run.weights(name)
+        if not options.no_verify and name not in run.verified:
+            verification.network(engines, name, run.scratch, file, say)
+            run.verified.add(name)
+        opened = None
+        for batch_size, work in cases:
+            if batch_size != opened:
+                if opened:
+                    engines.ask_all(do="close")
                 command = {"do": "network", "name": name, "batch_size": batch_size}
                 engines.ask_all(**command, weights=str(file))
-                for work in network.works:
-                    able = [p for p in engines.workers if work in PEERS[p].works]
-                    times, refused = engines.measure(
-                        work, options.rounds, able, steps=options.steps
-                    )
-                    warn_of_noise(engines)
-                    lost = {p: engines.failures[p] for p in engines.failures if p in names}
-                    run.results.add(
-                        run.key(name, work, batch_size, threads),
-                        "network",
-                        network=name,
-                        title=network.title,
-                        work=work,
-                        batch_size=batch_size,
-                        threads=threads,
-                        isa=options.isa,
-                        engines={p: summary(values) for p, values in times.items()},
-                        absent={**lost, **refused},
-                        versions=engines.about,
-                    )
-                engines.ask_all(do="close")
+                opened = batch_size
+            able = [p for p in engines.workers if work in PEERS[p].works]
+            times, refused = engines.measure(
+                work,
+                options.rounds,
+                able,
+                least=1,
+                most=options.steps,
+                milliseconds=1e3 * options.seconds,
+            )
+            warn_of_noise(engines)
+            run.results.add(
+                run.key(name, work, batch_size, threads),
+                "network",
+                network=name,
+                title=network.title,
+                work=work,
+                batch_size=batch_size,
+                threads=threads,
+                isa=options.isa,
+                engines={p: summary(values) for p, values in times.items()},
+                absent={**engines.failures, **refused},
+                versions=engines.about,
+            )
 
 
 def layers(run, threads):
     """Every layer of the frozen lists in every direction."""
-    options = run.options
+    groups = {g: found for g, found in GROUPS.items() if run.wants("layers", g, threads)}
+    if not groups:
+        return
     with crew(run.peers("layers"), run.setting(threads), run.log) as engines:
-        if not options.no_verify:
+        if not run.options.no_verify and "layers" not in run.verified:
             verification.layers(engines, run.scratch, say)
-        for group, list_ in GROUPS.items():
-            rows = []
+            run.verified.add("layers")
+        for group, list_ in groups.items():
             warn_of_noise(engines)
-            for number, layer in enumerate(list_):
-                able = []
-                for name, worker in list(engines.workers.items()):
-                    try:
-                        worker.ask(do="layer", group=group, number=number)
-                        able.append(name)
-                    except Failure as failure:
-                        run.log.write(f"{name}: {layer.name}: {failure}\n")
-                for direction in layer.directions:
-                    times, refused = engines.measure(
-                        direction, options.rounds, able, milliseconds=options.milliseconds
-                    )
-                    rows.append(
-                        {
-                            "layer": layer.name,
-                            "direction": direction,
-                            "operations": layer.operations,
-                            "bytes": layer.bytes,
-                            "engines": {p: summary(values) for p, values in times.items()},
-                            "absent": refused,
-                        }
-                    )
-                for name in able:
-                    engines.workers[name].ask(do="close")
+            rows = [
+                row
+                for number, layer in enumerate(list_)
+                for row in _layer(run.options, engines, group, number, layer)
+            ]
             run.results.add(
                 run.key("layers", group, threads),
                 "layers",
                 group=group,
                 threads=threads,
-                isa=options.isa,
+                isa=run.options.isa,
                 rows=rows,
                 absent=dict(engines.failures),
                 versions=engines.about,
             )
 
 
+def _layer(options, engines, group, number, layer):
+    """A row for each direction of a layer; `absent` says who cannot compute it, and why."""
+    command = {"do": "layer", "group": group, "number": number}
+    answers = engines.ask_each(dict.fromkeys(engines.workers, command))
+    lacking = {name: str(a) for name, a in answers.items() if isinstance(a, Failure)}
+    able = [name for name in engines.workers if name not in lacking]
+    for direction in layer.directions:
+        times, refused = engines.measure(
+            direction, options.rounds, able, milliseconds=options.milliseconds
+        )
+        yield {
+            "layer": layer.name,
+            "direction": direction,
+            "operations": layer.operations,
+            "bytes": layer.bytes,
+            "engines": {p: summary(values) for p, values in times.items()},
+            "absent": {**lacking, **refused},
+        }
+    engines.ask_all(do="close")
+
+
 def roofline(run, threads):
     """The machine's peaks, measured in a process of minicnn's."""
+    if not run.wants("peaks", threads):
+        return
     with crew([OURS], run.setting(threads), run.log) as engines:
         run.results.add(
             run.key("peaks", threads),
@@ -154,6 +185,8 @@ def roofline(run, threads):
 
 def bandwidth(run, threads):
     """Kernels that move data beside a triad of the same size, in turns in one process."""
+    if not run.wants("bandwidth", threads):
+        return
     rows = []
     with crew([OURS], run.setting(threads), run.log) as engines:
         worker = engines.workers[OURS]
@@ -180,6 +213,8 @@ def memories(run, threads):
     setting = run.setting(threads)
     names = run.peers("train")
     for name, batch_size in MEMORY_CASES:
+        if not run.wants("memory", name, batch_size, threads):
+            continue
         rows = memory.training(names, setting, run.log, run.weights(name), name, batch_size)
         run.results.add(
             run.key("memory", name, batch_size, threads),
@@ -190,25 +225,25 @@ def memories(run, threads):
             isa=run.options.isa,
             rows=rows,
         )
-    rows = memory.epochs(setting, run.log, run.weights("cifar10"))
-    run.results.add(run.key("epochs", threads), "epochs", threads=threads, rows=rows)
+    if run.wants("epochs", threads):
+        rows = memory.epochs(setting, run.log, run.weights("cifar10"))
+        run.results.add(run.key("epochs", threads), "epochs", threads=threads, rows=rows)
 
 
 def start(run, threads):
     """Import and first step."""
-    rounds = min(run.options.rounds, 5)
-    rows = startup.measure(run.options.peers, run.setting(threads), run.weights("cifar10"), rounds)
-    run.results.add(run.key("startup", threads), "startup", threads=threads, rows=rows)
+    if run.wants("startup", threads):
+        file, rounds = run.weights("cifar10"), min(run.options.rounds, 3)
+        rows = startup.measure(run.options.peers, run.setting(threads), file, rounds)
+        run.results.add(run.key("startup", threads), "startup", threads=threads, rows=rows)
 
 
 def verify(run):
     """Compare all results, time nothing."""
     threads = run.options.threads[0]
     with crew(run.options.peers, run.setting(threads), run.log) as engines:
-        for name, reason in engines.failures.items():
-            say(f"{name} is left out: {reason}")
         if set(engines.workers) <= {OURS}:
-            sys.exit("there is nothing to compare minicnn with: install the extra 'benchmarks'")
+            sys.exit(f"nothing to compare minicnn with: {install_command(run.options.peers)}")
         for name in NETWORKS:
             if name in run.options.work:
                 verification.network(engines, name, run.scratch, run.weights(name), say)
@@ -218,19 +253,37 @@ def verify(run):
             sys.exit(f"engines failed: {engines.failures}")
 
 
+def say_who_is_here(run):
+    """The machine, and the engines with a reason for each that is left out."""
+    say(report.described(run.results.machine))
+    setting = run.setting(run.options.threads[0])
+    reasons = {name: absent(name, setting) for name in run.options.peers}
+    say("engines: " + ", ".join(name for name, reason in reasons.items() if not reason))
+    missing = {name: reason for name, reason in reasons.items() if reason}
+    for name, reason in missing.items():
+        say(f"left out: {name}: {reason}")
+    lacking = [name for name, reason in missing.items() if reason.startswith("not installed")]
+    if lacking:
+        say(f"to install what they need: {install_command(lacking)}")
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
+    parser.epilog = f"All peers: {install_command(PEERS)}"
     add("--verify", action="store_true", help="compare results with PyTorch's, time nothing")
     add("--work", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK",
         help=f"what to measure, of {', '.join(WORKS)}")  # fmt: skip
     add("--peers", nargs="+", choices=PEERS, metavar="PEER",
         help=f"engines beside minicnn, of {', '.join(list(PEERS)[1:])}; default all")  # fmt: skip
-    add("--threads", type=int, nargs="+", default=[2, 1])
+    add("--threads", type=int, nargs="+", default=[2, 1],
+        help="one after another; memory and start-up are measured with the first only")  # fmt: skip
     add("--batch-sizes", type=int, nargs="+", help="instead of those of each network")
-    add("--rounds", type=int, default=8, help="turns of every engine")
-    add("--steps", type=int, default=5, help="steps of a network per turn")
-    add("--milliseconds", type=float, default=20, help="time of a layer per turn")
+    add("--rounds", type=int, default=5, help="turns of every engine, after a warm-up")
+    add("--steps", type=int, default=5, help="steps of a network per turn at most")
+    add("--seconds", type=float, default=0.3,
+        help="no further step of a network in a turn after that; one is always taken")  # fmt: skip
+    add("--milliseconds", type=float, default=10, help="time of a layer per turn")
     add("--quick", action="store_true", help="two rounds of two steps, to see that it works")
     add("--isa", choices=("host", "avx2"), default="host",
         help="avx2: everything limited to AVX2, as on a processor without AVX-512")  # fmt: skip
@@ -238,16 +291,22 @@ def arguments():
         help="another interpreter for an engine, in which it is installed")  # fmt: skip
     add("--no-verify", action="store_true", help="time without comparing results first")
     add("--output", type=Path, default=Path("benchmark-results"),
-        help="folder of results.json and results.png; sections of earlier runs stay")  # fmt: skip
+        help="folder of results.json, written after each section, and results.png; sections of "
+        "earlier runs stay")  # fmt: skip
+    add("--resume", action="store_true",
+        help="leave out sections that the folder has of this commit and these options")  # fmt: skip
     options = parser.parse_args()
+    for pair in options.python:
+        name, equals, path = pair.partition("=")
+        if not equals or name not in PEERS:
+            parser.error(f"--python: {pair!r} is not PEER=PATH with one of {', '.join(PEERS)}")
+        if not Path(path).is_file():
+            parser.error(f"--python: there is no file {path}: name an interpreter")
     options.python = dict(pair.split("=", 1) for pair in options.python)
-    unknown = set(options.python) - set(PEERS)
-    if unknown:
-        parser.error(f"--python: no engine {sorted(unknown)}; there are {list(PEERS)}")
     chosen = options.peers or (VERIFIED if options.verify else PEERS)
     options.peers = [OURS, *(name for name in chosen if name != OURS)]
     if options.quick:
-        options.rounds, options.steps, options.milliseconds = 2, 2, 4
+        options.rounds, options.steps, options.seconds, options.milliseconds = 2, 2, 0.1, 4
     return options
 
 
@@ -260,10 +319,14 @@ MEASURES = {
 }
 
 
+ONCE = ("memory", "startup")  # with the first number of threads only
+
+
 def main():
     options = arguments()
     with tempfile.TemporaryDirectory() as name, open(Path(name) / "log.txt", "w+") as log:
         run = Run(options, Path(name), log)
+        say_who_is_here(run)
         try:
             if options.verify:
                 verify(run)
@@ -271,10 +334,13 @@ def main():
             for threads in options.threads:
                 networks(run, threads)
                 for work, measure in MEASURES.items():
-                    if work in options.work:
+                    first = threads == options.threads[0]
+                    if work in options.work and (first or work not in ONCE):
                         measure(run, threads)
             run.results.finish()
-        except BaseException:
+        except KeyboardInterrupt:
+            sys.exit(f"\ninterrupted; {run.results.file} has what was done: --resume goes on there")
+        except Exception:
             log.seek(0)
             sys.stderr.write("".join(log.readlines()[-40:]))
             raise

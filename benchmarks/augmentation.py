@@ -7,6 +7,7 @@ that minicnn drew, and must agree. --verify stops there.
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import statistics
@@ -18,13 +19,22 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import report
+from benchmarks.crew import summary
+from benchmarks.engines import distribution
+
 BATCHES = {"256 of 32 x 32 x 3": (256, 32, 32, 3), "32 of 218 x 178 x 3": (32, 218, 178, 3)}
 ENGINES = ("minicnn", "keras", "keras-jit", "torch")
 TITLES = {
     "keras": "Keras, eager",
     "keras-jit": "Keras in jax.jit",
     "torch": "PyTorch",
-    "minicnn": "minicnn",
+}
+NEEDS = {
+    "minicnn": (),
+    "keras": ("keras", "jax"),
+    "keras-jit": ("keras", "jax"),
+    "torch": ("torch",),
 }
 # Relative to the largest number. Coordinates are float32 in the peers: 1e-7 of a width of 218
 # pixels, times the step of up to 255 between two of them, which noise as a picture has everywhere.
@@ -421,26 +431,33 @@ def measure(running, shape, rounds, seconds):
 
 
 def show(title, times, engines):
-    """A table of medians; returns its rows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in ("layer", "minicnn ms", "10 .. 90 %", *(TITLES[e] for e in engines[1:])):
-        table.add_column(column, justify="left" if column == "layer" else "right")
-    rows = []
+    """A table of medians; returns what goes into the file."""
+    rows, lines = [], []
     for name, by_engine in times.items():
         medians = {engine: statistics.median(values) for engine, values in by_engine.items()}
-        low, *_, high = statistics.quantiles(by_engine["minicnn"], n=10)
-        ours = medians["minicnn"]
+        own = summary(by_engine["minicnn"])
+        ours = own["ms"]
         others = [
             f"{medians[e]:.2f}  {medians[e] / ours:5.1f} x" if e in medians else "-"
             for e in engines[1:]
         ]
-        table.add_row(name, f"{ours:.2f}", f"{low:.2f} .. {high:.2f}", *others)
+        lines.append((name, f"{ours:.2f}", f"{own['low']:.2f} .. {own['high']:.2f}", *others))
         rows.append({"layer": name, "ms": medians})
-    Console(width=None if os.isatty(1) else 120).print(table)
+    columns = ("layer", "minicnn ms", "10 .. 90 %", *(TITLES[e] for e in engines[1:]))
+    report.table(title, columns, lines)
     return rows
+
+
+def present(engines):
+    """minicnn and those of the engines that are installed; says which are not."""
+    found = ["minicnn"]
+    for engine in engines:
+        missing = [name for name in NEEDS[engine] if importlib.util.find_spec(name) is None]
+        if missing:
+            print(f"left out: {engine}: not installed: {', '.join(map(distribution, missing))}")
+        elif engine not in found:
+            found.append(engine)
+    return found
 
 
 def main():
@@ -456,8 +473,9 @@ def main():
     if options.engine:
         work(options.engine, options.threads)
         return
-    engines = ["minicnn", *(e for e in options.engines if e != "minicnn")]
-    results = {}
+    machine = report.machine()
+    print(report.described(machine))
+    engines, results = present(options.engines), {"machine": machine}
     with tempfile.TemporaryDirectory() as name, processes(engines, options.threads) as running:
         for title, shape in BATCHES.items():
             verify(running, shape, Path(name))

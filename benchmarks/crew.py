@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.engines import PEERS
+from benchmarks.engines import OURS, PEERS, distribution
 
 # Threads that wait for work spin for a while before they sleep: PyTorch's some 5 ms, those of ONNX
 # Runtime 30 ms. The next engine is asked when the one before has come to rest.
@@ -74,7 +74,7 @@ def absent(name, setting):
         missing = subprocess.run(command, capture_output=True, text=True).stderr.split()
     else:
         missing = [module for module in needs if importlib.util.find_spec(module) is None]
-    return f"not installed: {', '.join(missing)}" if missing else None
+    return f"not installed: {', '.join(map(distribution, missing))}" if missing else None
 
 
 class Failure(Exception):
@@ -99,12 +99,15 @@ class Worker:
 
     def ask(self, **command):
         """The answer to a command; Failure if there is none."""
+        self.send(**command)
+        return self.answer()
+
+    def send(self, **command):
         try:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
         except OSError:
             raise Failure("its process has ended") from None
-        return self.answer()
 
     def answer(self):
         line = self.process.stdout.readline()
@@ -141,6 +144,11 @@ class Worker:
         self.process.stdout.close()
 
 
+def _end_without_ours(name, failure):
+    if name == OURS:
+        raise SystemExit(f"minicnn itself fails, nothing to compare with: {failure}") from None
+
+
 class Crew:
     """All engines of a run. An engine that fails is left out from then on, with the reason."""
 
@@ -165,16 +173,32 @@ class Crew:
         try:
             yield
         except Failure as failure:
+            _end_without_ours(name, failure)
             self.failures[name] = str(failure)
             self.workers.pop(name).stop()
 
-    def ask_all(self, **command):
-        """One command to all in turn; {name: answer}."""
-        answers = {}
-        for name, worker in list(self.workers.items()):
-            with self.leaving_out(name):
-                answers[name] = worker.ask(**command)
+    def ask_each(self, commands):
+        """{name: its answer or its Failure}; they work side by side, so this is for no timing."""
+        answers, failures = {}, {}
+        for name, command in commands.items():
+            try:
+                self.workers[name].send(**command)
+            except Failure as failure:
+                failures[name] = failure
+        for name in commands:
+            try:
+                answers[name] = failures.get(name) or self.workers[name].answer()
+            except Failure as failure:
+                answers[name] = failure
         return answers
+
+    def ask_all(self, **command):
+        """One command to all, side by side; whoever fails is left out."""
+        answers = self.ask_each(dict.fromkeys(self.workers, command))
+        for name, answer in answers.items():
+            with self.leaving_out(name):
+                if isinstance(answer, Failure):
+                    raise answer
 
     def idle_use(self, seconds=0.5):
         """Share of a processor that each engine burns while nobody asks it anything."""
@@ -185,27 +209,29 @@ class Crew:
             for name, worker in self.workers.items()
         }
 
-    def measure(self, work, rounds, names=None, **amount):
-        """{name: milliseconds of each step}, taking turns; the first round warms up.
+    def measure(self, work, rounds, names, **amount):
+        """{name: milliseconds of each step} in turns, {name: why it refuses}.
 
-        An engine that cannot do this work is absent from the answer and stays in the crew.
+        Two steps that do not count come first, side by side: they compile. An engine that cannot
+        do this work stays in the crew.
         """
-        times, refused = {}, {}
-        for round_ in range(rounds + 1):
-            for name in list(self.workers if names is None else names):
-                if name in refused or name not in self.workers:
-                    continue
-                worker = self.workers[name]
+        first = {"do": "time", "work": work, "least": 2}
+        answers = self.ask_each(dict.fromkeys(names, first))
+        times = {name: [] for name in names}
+        refused = {name: a for name, a in answers.items() if isinstance(a, Failure)}
+        for worker in self.workers.values():
+            worker.settle()
+        for _ in range(rounds):
+            for name in [name for name in names if name not in refused]:
                 try:
-                    values = worker.ask(do="time", work=work, **amount)["ms"]
-                    worker.settle()
+                    times[name] += self.workers[name].ask(do="time", work=work, **amount)["ms"]
+                    self.workers[name].settle()
                 except Failure as failure:
-                    refused[name] = str(failure)
-                    times.pop(name, None)
-                    continue
-                if round_ > 0:
-                    times.setdefault(name, []).extend(values)
-        return times, refused
+                    refused[name] = failure
+        for name, failure in refused.items():
+            _end_without_ours(name, failure)
+            del times[name]
+        return times, {name: str(failure) for name, failure in refused.items()}
 
     def stop(self):
         for worker in self.workers.values():
@@ -223,6 +249,8 @@ def crew(names, setting, log):
 
 
 def summary(times):
-    """Median and the values below which 10 and 90 % lie."""
-    low, *_, high = statistics.quantiles(times, n=10) if len(times) > 1 else (times[0],) * 2
+    """Median and the values below which 10 and 90 % lie, none of them outside of what was seen."""
+    low, high = times[0], times[0]
+    if len(times) > 1:
+        low, *_, high = statistics.quantiles(times, n=10, method="inclusive")
     return {"ms": statistics.median(times), "low": low, "high": high, "count": len(times)}

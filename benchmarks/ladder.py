@@ -70,10 +70,18 @@ def sums_innermost(x, kernel, bias, y):
                     y[n, i, j, f] = max(total, RELU)
 
 
-def nested_loops(x, kernel, bias):
-    y = arena.empty((*x.shape[:3], kernel.shape[3]))
-    sums_innermost(padded(x), kernel, bias, y)
-    return y
+def on_padded(loops):
+    """The convolution by such loops, which read a copy of x with a border."""
+
+    def convolve(x, kernel, bias):
+        y = arena.empty((*x.shape[:3], kernel.shape[3]))
+        loops(padded(x), kernel, bias, y)
+        return y
+
+    return convolve
+
+
+nested_loops = on_padded(sums_innermost)
 
 
 # -- 2: im2col and a matrix product ----------------------------------------------------------------
@@ -109,10 +117,7 @@ def filters_innermost(x, kernel, bias, y):
                     sums[f] = max(sums[f], RELU)
 
 
-def contiguous_loops(x, kernel, bias):
-    y = arena.empty((*x.shape[:3], kernel.shape[3]))
-    filters_innermost(padded(x), kernel, bias, y)
-    return y
+contiguous_loops = on_padded(filters_innermost)
 
 
 # -- 4: a tile of the result in registers ----------------------------------------------------------

@@ -1,6 +1,7 @@
 """Memory of training: the peak of a process less what it held when its library was loaded."""
 
 from benchmarks.crew import Failure, crew
+from benchmarks.engines import OURS
 
 STEPS = 15
 EPOCHS = (10, 50, 100, 150, 200)
@@ -12,11 +13,11 @@ def training(names, setting, log, weights, network, batch_size):
     `after_import`: the library's own import; `ready`: threads started and, where a library loads
     parts of itself at first use (minicnn loads Numba), those loaded too.
     """
-    with crew(["minicnn"], setting, log) as first:  # compiles what has not been compiled yet
+    with crew([OURS], setting, log) as first:  # compiles what has not been compiled yet
         for worker in first.workers.values():
             command = {"do": "network", "name": network, "batch_size": batch_size}
             worker.ask(**command, weights=str(weights))
-            worker.ask(do="time", work="train", steps=1)
+            worker.ask(do="time", work="train", most=1)
     rows = []
     for name in names:
         with crew([name], setting, log) as alone:
@@ -26,7 +27,7 @@ def training(names, setting, log, weights, network, batch_size):
             worker, about = alone.workers[name], alone.about[name]
             try:
                 worker.ask(do="network", name=network, batch_size=batch_size, weights=str(weights))
-                worker.ask(do="time", work="train", steps=STEPS)
+                worker.ask(do="time", work="train", least=STEPS)
                 used = worker.ask(do="memory")
             except Failure as failure:
                 rows.append({"engine": name, "error": str(failure)})
@@ -47,8 +48,8 @@ def training(names, setting, log, weights, network, batch_size):
 def epochs(setting, log, weights):
     """[{"epochs", "resident"}] of minicnn's `fit` on a few pictures, validation included."""
     rows, done = [], 0
-    with crew(["minicnn"], setting, log) as alone:
-        worker = alone.workers["minicnn"]
+    with crew([OURS], setting, log) as alone:
+        worker = alone.workers[OURS]
         worker.ask(do="network", name="cifar10", batch_size=200, weights=str(weights))
         for count in EPOCHS:
             worker.ask(do="epochs", count=count - done)

@@ -5,7 +5,7 @@ libraries compute with the same ones. `keras_model` builds it with minicnn or wi
 calls are the same; `torch_model` with PyTorch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Network:
     classes: int = 10
     batch_sizes: tuple = (32,)
     check_batch_size: int = 8
-    works: tuple = field(default=("train", "predict"))
+    works: tuple = ("train", "predict")
 
 
 def _convolution(name, filters, activation="relu", **more):

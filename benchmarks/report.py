@@ -1,12 +1,15 @@
 """What a run leaves: tables, one JSON file that later runs add to, and a plot."""
 
+import hashlib
 import json
 import math
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
+import llvmlite.binding
 from rich.console import Console
 from rich.table import Table
 
@@ -102,6 +105,14 @@ def layer_table(section):
     for direction, (mean, least, count) in group_ratios(section).items():
         notes.append(f"{direction}: geometric mean {mean:.2f}, smallest {least:.2f}, of {count}")
     notes += [f"{title(name)}: {reason}" for name, reason in section["absent"].items()]
+    lacking = {}
+    for row in section["rows"]:
+        for name in row["absent"]:
+            counts = lacking.setdefault(name, dict.fromkeys(DIRECTIONS, 0))
+            counts[row["direction"]] += 1
+    for name, counts in lacking.items():
+        found = ", ".join(f"{direction} of {n}" for direction, n in counts.items() if n)
+        notes.append(f"{title(name)} cannot compute: {found}")
     table(heading, columns, rows, notes)
 
 
@@ -138,11 +149,15 @@ def bandwidth_table(section):
 
 
 def peaks_table(section):
-    peaks = section["peaks"]
-    rows = [("multiply-adds in registers", f"{peaks['flops'] / 1e9:.0f} GFLOP/s")]
-    for size, rate in peaks["bandwidth"].items():
-        rows.append((f"triad moving {int(size) >> 20} MiB", f"{rate / 1e9:.1f} GB/s"))
-    table(f"Peaks, {section['threads']} threads{_isa(section)}", ("what", "measured"), rows)
+    peaks, medians = section["peaks"], section["peaks"]["medians"]
+    rates = [f"{found['flops'] / 1e9:.0f} GFLOP/s" for found in (peaks, medians)]
+    rows = [("multiply-adds in registers", *rates)]
+    for size in peaks["bandwidth"]:
+        rates = [f"{found['bandwidth'][size] / 1e9:.1f} GB/s" for found in (peaks, medians)]
+        rows.append((f"triad moving {int(size) >> 20} MiB", *rates))
+    heading = f"Peaks, {section['threads']} threads{_isa(section)}"
+    columns = ("what", f"best of {peaks['calls']} calls or more", "median")
+    table(heading, columns, rows)
 
 
 def memory_table(section):
@@ -223,65 +238,130 @@ def _verdict(what, ratio, least, aim=None, peer=""):
 # -- the file --------------------------------------------------------------------------------------
 
 
+# Those that some engine has kernels for; processors have many more.
+INSTRUCTION_SETS = (
+    *("sse4.2", "avx", "fma", "avx2", "avx512f", "avx512bw", "avx512vnni", "avx512bf16"),
+    *("avx512fp16", "amx-tile", "amx-int8", "amx-bf16", "neon", "bf16", "sve"),
+)
+
+
 def machine():
-    """The processor and what the kernel says of its caches."""
-    model, caches = platform.processor(), {}
+    """What was measured on. Virtual machines hide the processor's name, but not its numbers."""
+    info, caches = {}, {}
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = lines[0].partition(":")[2].strip() if lines else model
+    if cpuinfo.exists():  # of the first processor
+        pairs = (
+            line.partition(":") for line in cpuinfo.read_text().partition("\n\n")[0].split("\n")
+        )
+        info = {key.strip(): value.strip() for key, _, value in pairs}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = (
             (index / name).read_text().strip() for name in ("level", "type", "size")
         )
         caches[f"L{level} {kind}"] = size
+    features = llvmlite.binding.get_host_cpu_features()
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
     return {
-        "processor": model,
+        "processor": info.get("model name") or platform.processor() or platform.machine(),
+        "vendor": info.get("vendor_id", ""),
+        "family": info.get("cpu family", ""),
+        "model": info.get("model", ""),
+        "stepping": info.get("stepping", ""),
+        "kind": llvmlite.binding.get_host_cpu_name(),
+        "instruction_sets": [name for name in INSTRUCTION_SETS if features.get(name)],
         "cores": os.cpu_count(),
+        "usable_cores": len(usable),
         "caches": caches,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
 
 
+def hardware(of):
+    """The part of a machine's description that figures must have in common to be compared."""
+    names = ("processor", "family", "model", "instruction_sets", "cores")
+    return {name: of.get(name) for name in names}
+
+
+def described(of):
+    """A machine in a few lines."""
+    numbers = [f"{name} {of[name]}" for name in ("family", "model", "stepping") if of[name]]
+    caches = ", ".join(f"{name} {size}" for name, size in of["caches"].items())
+    return (
+        f"machine: {of['processor']} ({', '.join(filter(None, (of['vendor'], *numbers)))}; "
+        f"{of['kind']} to LLVM), {of['usable_cores']} of {of['cores']} cores\n"
+        f"instruction sets: {' '.join(of['instruction_sets']) or 'unknown'}\n"
+        f"caches: {caches or 'unknown'}; {of['system']}; Python {of['python']}"
+    )
+
+
 def commit():
-    """The commit that was measured, empty outside of a checkout."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """The commit that was measured and a hash of what differs from it, "" outside of a checkout."""
+
+    def git(*words):
+        here = Path(__file__).parent.parent
+        done = subprocess.run(["git", *words], capture_output=True, text=True, cwd=here)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        name, changes = (
+            git("describe", "--always"),
+            git("diff", "HEAD", "--", "minicnn", "benchmarks"),
         )
-    except OSError:
+    except OSError:  # there is no git
         return ""
-    return done.stdout.strip()
+    return f"{name}-changed-{hashlib.sha1(changes.encode()).hexdigest()[:8]}" if changes else name
 
 
 class Results:
     """The sections of this run and of earlier ones in the same folder; a repeated one is replaced.
 
-    Ratios are only ever taken within a section, whose engines took turns in one run.
+    Ratios are only ever taken within a section, whose engines took turns in one run. The file is
+    written after each section. `asked`: the options on which a section's figures depend.
     """
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, folder, asked, resume=False):
+        self.folder, self.asked, self.resume = folder, json.loads(json.dumps(asked)), resume
         self.file = folder / "results.json"
-        self.sections, self.new = {}, []
-        if self.file.exists():
-            self.sections = json.loads(self.file.read_text())["sections"]
+        self.sections, self.new, self.begin = {}, [], time.monotonic()
         self.machine, self.commit = machine(), commit()
+        if self.file.exists():
+            before = json.loads(self.file.read_text())
+            if hardware(before["machine"]) != hardware(self.machine):
+                raise SystemExit(
+                    f"{self.file} was measured on {before['machine']['processor']}, this is "
+                    f"another machine: name another folder by --output"
+                )
+            self.sections = before["sections"]
+
+    def wants(self, name):
+        """Whether a section is still to be measured: always, unless an earlier run is resumed."""
+        found = self.sections.get(name, {})
+        same = found.get("commit") == self.commit and found.get("asked") == self.asked
+        if not (self.resume and same):
+            return True
+        if name not in self.new:
+            self.new.append(name)
+            console.print(f"{name}: measured before", highlight=False)
+        return False
 
     def add(self, name, kind, **content):
-        """Keep and print a section."""
-        section = {"kind": kind, "commit": self.commit, **content}
+        """Keep and print a section; its seconds are those since the one before."""
+        now = time.monotonic()
+        section = {"kind": kind, "commit": self.commit, "asked": self.asked, **content}
+        section["seconds"], self.begin = round(now - self.begin, 1), now
         self.sections[name] = json.loads(json.dumps(section))  # as when read again
         self.new.append(name)
         self.folder.mkdir(parents=True, exist_ok=True)
         written = {"machine": self.machine, "sections": self.sections}
-        self.file.write_text(json.dumps(written, indent=1) + "\n")
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(written, indent=1) + "\n")
+        part.replace(self.file)  # whoever interrupts finds the old file or the new one
         TABLES[kind](self.sections[name])
 
     def finish(self):
-        """The bars and the plot over all sections."""
+        """The machine, the bars of this run, and the plot over all sections."""
+        console.print(described(self.machine), highlight=False, markup=False)
         bars([self.sections[name] for name in self.new])
         plot(list(self.sections.values()), self.folder / "results.png")
 

@@ -3,6 +3,7 @@
 Both are kernels made as minicnn makes its own, so that they use the same instructions and threads.
 """
 
+import statistics
 import time
 
 import numpy as np
@@ -70,29 +71,44 @@ def triad(byte_count):
     return lambda: triad_blocks(a, b, c, scalar)
 
 
-def peaks(repeats=7):
-    """{"flops": per second, "bandwidth": {bytes moved: bytes per second}}, the best of some."""
+def peaks(rounds=20, seconds=0.02):
+    """{"flops": per second, "bandwidth": {bytes moved: bytes per second}, "medians": the same}.
+
+    The best of all calls, because a peak is what the machine can do when nobody disturbs it. They
+    are spread over `rounds`, in which all measures take turns for `seconds` each and make three
+    calls at least, so that a disturbance of a second spoils none of them. The medians tell how
+    much there was of that.
+    """
     piece_size = SUMS * simd.lanes(np.dtype(np.float32))
     numbers = np.array([0.5, 1], np.float32)
     sums = np.ones(PIECES * piece_size, np.float32)
-
-    def run():
-        multiply_add_pieces(numbers, STEPS, sums, piece_size)
-
     operations = 2 * PIECES * STEPS * piece_size
-    bandwidth = {}
+
+    calls = {"flops": lambda: multiply_add_pieces(numbers, STEPS, sums, piece_size)}
+    work = {"flops": operations}
     for megabytes in (1, 4, 16, 64, 256):
         byte_count = megabytes << 20
-        bandwidth[byte_count] = byte_count / _best(triad(byte_count), repeats)
-    return {"flops": operations / _best(run, repeats), "bandwidth": bandwidth}
+        calls[byte_count], work[byte_count] = triad(byte_count), byte_count
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        call()  # the first one compiles
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name] += _times(call, seconds)
+
+    def rates(of_times):
+        found = {name: work[name] / of_times(times[name]) for name in calls}
+        return {"flops": found.pop("flops"), "bandwidth": found}
+
+    least = min(len(values) for values in times.values())
+    return {**rates(min), "medians": rates(statistics.median), "calls": least}
 
 
-def _best(function, repeats):
-    """Seconds of the quickest call; the first one compiles."""
-    function()
-    times = []
-    for _ in range(repeats):
+def _times(function, seconds, least=3):
+    """Seconds of each call, for that long in all."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return times

@@ -4,22 +4,19 @@ import os
 import statistics
 import subprocess
 import tempfile
-import time
+from pathlib import Path
 
-IMPORTS = {
-    "minicnn": ("minicnn", {}),
-    "torch": ("torch", {}),
-    "keras-tensorflow": ("keras", {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}),
-    "keras-jax": ("keras", {"KERAS_BACKEND": "jax"}),
-    "keras-torch": ("keras", {"KERAS_BACKEND": "torch"}),
+from benchmarks.crew import absent
+from benchmarks.engines import OURS
+
+MODULES = {
+    "minicnn": "minicnn",
+    "torch": "torch",
+    "keras-tensorflow": "keras",
+    "keras-jax": "keras",
+    "keras-torch": "keras",
 }
 
-_IMPORT = """
-import sys, time
-start = time.perf_counter()
-__import__(sys.argv[1])
-print(time.perf_counter() - start)
-"""
 _KERAS_STEP = """
 import sys, time
 start = time.perf_counter()
@@ -31,69 +28,70 @@ model = networks.keras_model(keras, network)
 x, y = networks.pictures(network, 64)
 model.train_on_batch(x, y)
 end = time.perf_counter()
-print(imported - start, end - imported, end - start)
+print(imported - start, end - imported)
 """
 _TORCH_STEP = """
 import sys, time
 from types import SimpleNamespace
-import numpy as np
 start = time.perf_counter()
 import torch
 imported = time.perf_counter()
+import numpy as np
 from benchmarks.engines.torch_engine import Engine
 engine = Engine(SimpleNamespace(threads=torch.get_num_threads(), mode="channels_last"))
 engine.open_network("cifar10", 64, dict(np.load(sys.argv[2])), False)
 engine.train()
 end = time.perf_counter()
-print(imported - start, end - imported, end - start)
+print(imported - start, end - imported)
 """
 
 
 def _run(python, code, *arguments, **environment):
-    """(what it prints as numbers, seconds of the whole process)."""
-    start = time.perf_counter()
+    """Seconds of the import, and of building the network and its first step after that."""
     done = subprocess.run(
         [python, "-c", code, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
+        cwd=Path(__file__).parent.parent,
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["failed"])[-1][:200])
-    numbers = [float(word) for word in done.stdout.split("\n")[-2].split()]
-    return numbers, time.perf_counter() - start
+    imported, step = done.stdout.split("\n")[-2].split()
+    return float(imported), float(step)
 
 
 def measure(names, setting, weights, rounds):
     """Rows {"engine", "what", "seconds", "low", "high"}; processes one after another, in turns."""
-    rows, imports, steps, errors = [], {}, {}, {}
-    names = [name for name in IMPORTS if name in names]
+    imports, steps, errors = {}, {}, {}
+    names = [name for name in MODULES if name in names]
     for round_ in range(rounds + 1):
-        for name in names:
-            module, environment = IMPORTS[name]
-            environment = {**setting.environment(name), **environment}
-            python, code = setting.python(name), _TORCH_STEP if name == "torch" else _KERAS_STEP
+        for name in [name for name in names if name not in errors]:
+            code = _TORCH_STEP if name == "torch" else _KERAS_STEP
+            environment = setting.environment(name)
             try:
-                value = _run(python, _IMPORT, module, **environment)[0][0]
-                step = _run(python, code, module, str(weights), **environment)[0]
+                imported, step = _run(
+                    setting.python(name), code, MODULES[name], str(weights), **environment
+                )
             except RuntimeError as error:
-                errors[name] = str(error)
+                errors[name] = absent(name, setting) or str(error)
                 continue
             if round_ > 0:  # the first fills the caches of files and kernels
-                imports.setdefault(name, []).append(value)
-                steps.setdefault(name, []).append(step[1])
-    for what, found in (("import", imports), ("build and first training step", steps)):
-        rows += [_row(name, what, values) for name, values in found.items()]
+                imports.setdefault(name, []).append(imported)
+                steps.setdefault(name, []).append(step)
+    rows = [
+        _row(name, what, values)
+        for what, found in (("import", imports), ("build and first training step", steps))
+        for name, values in found.items()
+    ]
     cold = []
-    for _ in range(max(1, min(3, rounds))):
+    for _ in range(min(2, rounds)):
         with tempfile.TemporaryDirectory() as folder:
-            environment = {**setting.environment("minicnn"), "MINICNN_CACHE": folder}
+            environment = {**setting.environment(OURS), "MINICNN_CACHE": folder}
             environment.pop("NUMBA_CACHE_DIR", None)
-            python = setting.python("minicnn")
-            cold.append(_run(python, _KERAS_STEP, "minicnn", **environment)[0][1])
-    rows.append(_row("minicnn", "build and first training step, empty kernel cache", cold))
-    rows += [{"engine": name, "what": "failed", "error": error} for name, error in errors.items()]
-    return rows
+            cold.append(_run(setting.python(OURS), _KERAS_STEP, OURS, **environment)[1])
+    rows.append(_row(OURS, "build and first training step, empty kernel cache", cold))
+    return rows + [{"engine": n, "what": "failed", "error": error} for n, error in errors.items()]
 
 
 def _row(name, what, values):

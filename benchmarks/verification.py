@@ -23,25 +23,36 @@ def relative_error(a, b, floor=0.0):
 
 
 def _distinct(crew):
-    """The workers, of those that differ in their allocator alone only one."""
+    """Names of engines, of those that differ in their allocator alone only one."""
     kinds = {}
-    for name, worker in crew.workers.items():
-        peer = PEERS[name]
-        kinds.setdefault((peer.module, peer.mode), (name, worker))
+    for name in crew.workers:
+        kinds.setdefault((PEERS[name].module, PEERS[name].mode), name)
     return list(kinds.values())
+
+
+def _results(crew, command, folder):
+    """{engine: {name: array}, or the Failure of an engine that cannot do it}."""
+    found = crew.ask_each(dict.fromkeys(_distinct(crew), command))
+    paths = {
+        name: folder / f"{name}.npz" for name, a in found.items() if not isinstance(a, Failure)
+    }
+    found |= crew.ask_each({name: {"do": "check", "path": str(paths[name])} for name in paths})
+    for name, path in paths.items():
+        if not isinstance(found[name], Failure):
+            with np.load(path) as file:
+                found[name] = dict(file)
+            path.unlink()
+    return found
 
 
 def _compare(crew, command, folder, bounds):
     """{engine: {kind of result: (error, which)}} of what is open, against minicnn's results."""
     results = {}
-    for name, worker in _distinct(crew):
-        path = folder / f"{name}.npz"
+    for name, found in _results(crew, command, folder).items():
         with crew.leaving_out(name):
-            worker.ask(**command)
-            worker.ask(do="check", path=str(path))
-            with np.load(path) as file:
-                results[name] = dict(file)
-            path.unlink()
+            if isinstance(found, Failure):
+                raise found
+            results[name] = found
     ours = results.pop(OURS)
     # A gradient that is nearly nothing beside the others has no relative error worth the name.
     norms = [np.linalg.norm(value) for name, value in ours.items() if name.startswith("gradient")]
@@ -92,23 +103,15 @@ def layers(crew, folder, say):
 
 def _compare_layer(crew, command, folder):
     """{engine: {direction: (error, direction)}} for what each engine can compute."""
-    results = {}
-    for name, worker in _distinct(crew):
-        path = folder / f"{name}.npz"
-        try:
-            worker.ask(**command)
-            worker.ask(do="check", path=str(path))
-        except Failure as failure:
-            if name == OURS:
-                raise SystemExit(f"minicnn cannot compute a layer: {failure}") from None
-            continue  # a layer that this library does not have
-        with np.load(path) as file:
-            results[name] = dict(file)
+    results = _results(crew, command, folder)
     crew.ask_all(do="close")
     ours = results.pop(OURS)
+    if isinstance(ours, Failure):
+        raise SystemExit(f"minicnn cannot compute a layer: {ours}")
     return {
         engine: {kind: (relative_error(ours[kind], value), kind) for kind, value in theirs.items()}
         for engine, theirs in results.items()
+        if not isinstance(theirs, Failure)  # a layer that this library does not have
     }
 
 

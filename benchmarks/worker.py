@@ -2,7 +2,7 @@
 
 {"do": "network", "name", "batch_size", "weights", "check"}    opens a network
 {"do": "layer", "group", "number", "check"}                    opens a single layer
-{"do": "time", "work", "steps"} or {..., "milliseconds"}       -> {"ms": [...]}
+{"do": "time", "work", "least", "most", "milliseconds"}        -> {"ms": [...]}
 {"do": "check", "path"}                                        writes its results to that file
 {"do": "kernels"}                                              -> {"names"} of them
 {"do": "kernel", "name"}                                       opens a kernel beside its triad
@@ -18,9 +18,11 @@ import argparse
 import gc
 import importlib
 import json
+import math
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,8 @@ def main():
         session = Session(module.Engine(options))
         about = session.engine.about()
         reply({**about, "memory_imported": imported, "memory_ready": _memory()["now"]})
-    except Exception as error:  # of any library: the answer says which
+    except Exception as error:  # of any library: the answer says which, the log where
+        traceback.print_exc()
         reply(_described(error))
         return
     for line in sys.stdin:
@@ -62,6 +65,7 @@ def main():
         try:
             reply(getattr(session, command.pop("do"))(**command) or {"done": True})
         except Exception as error:  # as above
+            traceback.print_exc()
             reply(_described(error))
 
 
@@ -109,17 +113,16 @@ class Session:
                     raise
         return results
 
-    def time(self, work, steps=None, milliseconds=None):
-        """Run and time `steps` steps, or as many as begin within that time but at least two."""
-        step, times = self.calls[work], []
-        begin = time.perf_counter()
-        while True:
+    def time(self, work, least=2, most=math.inf, milliseconds=0):
+        """Run and time as many steps as begin within that time, from `least` to `most`."""
+        step, times, begin = self.calls[work], [], time.perf_counter()
+        while len(times) < most:
             start = time.perf_counter()
+            if len(times) >= least and 1e3 * (start - begin) >= milliseconds:
+                break
             step()
-            end = time.perf_counter()
-            times.append(1e3 * (end - start))
-            if len(times) >= (steps or 2) and (steps or 1e3 * (end - begin) >= milliseconds):
-                return {"ms": times}
+            times.append(1e3 * (time.perf_counter() - start))
+        return {"ms": times}
 
     def check(self, path):
         np.savez(path, **self.results())

@@ -10,6 +10,7 @@ Engine(options): options.mode, options.threads
   close()
 
 PEERS says which engines there are, what has to be installed and which environment they get.
+benchmarks/constraints.txt has the versions that were measured.
 """
 
 from dataclasses import dataclass, field
@@ -29,9 +30,20 @@ class Peer:
     title: str
     module: str  # of this package
     mode: str = ""
-    needs: tuple = ()  # modules that must be installed
+    needs: tuple = ()  # modules that must be installed, see `distribution`
     environment: dict = field(default_factory=dict)
     works: tuple = ("train", "predict", "layers")
+
+
+def by_kind(convolution, dense, pool, batch_norm):
+    """{kind of layer: function that makes it}, where one function makes both poolings."""
+    return {
+        "convolution": convolution,
+        "dense": dense,
+        "max_pool": pool,
+        "average_pool": pool,
+        "batch_norm": batch_norm,
+    }
 
 
 _TUNED = {"environment": TUNED_MALLOC}
@@ -104,8 +116,19 @@ PEERS = {
         "ONNX Runtime",
         "onnx_engine",
         "",
-        ("onnxruntime", "onnx", "torch"),
+        ("onnxruntime", "onnx", "onnxscript", "torch"),
         {},
         ("predict", "layers"),
     ),
 }
+
+
+def distribution(module):
+    """What pip calls a module; TensorFlow without its packages for graphics cards will do."""
+    return "tensorflow-cpu" if module == "tensorflow" else module
+
+
+def install_command(names):
+    """How to install everything that these engines need."""
+    needed = sorted({distribution(module) for name in names for module in PEERS[name].needs})
+    return f"python -m pip install -c benchmarks/constraints.txt {' '.join(needed)}"

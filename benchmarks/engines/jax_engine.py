@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks.engines import by_kind
+
 
 class Engine:
     def __init__(self, options):
@@ -101,10 +103,4 @@ def _batch_norm(layer, *_):
     return _from_forward(forward)
 
 
-_MAKE = {
-    "convolution": _convolution,
-    "dense": _dense,
-    "max_pool": _pool,
-    "average_pool": _pool,
-    "batch_norm": _batch_norm,
-}
+_MAKE = by_kind(_convolution, _dense, _pool, _batch_norm)

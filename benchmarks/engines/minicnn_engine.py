@@ -3,11 +3,13 @@
 import numpy as np
 
 import minicnn
-from benchmarks import networks
+from benchmarks.engines.keras_calls import KerasCalls
 from minicnn import config, ops, set_random_seed
 
 
-class Engine:
+class Engine(KerasCalls):
+    library = minicnn
+
     def __init__(self, options):
         config.threads = options.threads
         set_random_seed(0)
@@ -15,7 +17,7 @@ class Engine:
     def about(self):
         import numba
 
-        from minicnn.ops.fast import simd, threads
+        from minicnn.ops.fast import amx, simd, threads
 
         lanes = simd.lanes(np.dtype(np.float32))
         ops.add([np.ones((64, 1024), np.float32)] * 2)  # starts the threads
@@ -25,25 +27,9 @@ class Engine:
             "threading_layer": numba.threading_layer(),
             "threads": threads.count(),
             "lanes": lanes,
+            "tile_unit": amx.is_available(),
             "processor": numba.config.CPU_NAME or "host",
         }
-
-    def open_network(self, name, batch_size, values, check):
-        network = networks.NETWORKS[name]
-        optimizer = minicnn.optimizers.SGD(1.0) if check else None
-        self.model = networks.keras_model(minicnn, network, not check, optimizer)
-        networks.set_keras_weights(self.model, values)
-        self.x, self.y = networks.pictures(network, batch_size)
-        self.trainable = bool(network.optimizer)
-
-    def train(self):
-        self.model.train_on_batch(self.x, self.y)
-
-    def predict(self):
-        return self.model.predict_on_batch(self.x)
-
-    def check(self):
-        return networks_check(self)
 
     def open_layer(self, layer):
         x, kernel, bias, dy = layer.arrays()
@@ -110,23 +96,3 @@ class Engine:
     def close(self):
         self.model = self.calls = None
         ops.arena.trim()
-
-
-def networks_check(engine):
-    """Outputs, then the loss and gradients of one step of plain descent with the rate 1.
-
-    The gradient is what the weights lose; the same for minicnn and Keras.
-    """
-    results = {"outputs": np.asarray(engine.predict())}
-    if engine.trainable:
-        before = networks.keras_weights(engine.model)
-        loss = engine.model.train_on_batch(engine.x, engine.y)
-        after = networks.keras_weights(engine.model)
-        results["loss"] = np.asarray(loss, np.float64).reshape(-1)[0]
-        trained = {
-            f"{layer.name}/{i}"
-            for layer in engine.model.layers
-            for i in range(len(layer.trainable_weights))
-        }
-        results |= {f"gradient {name}": before[name] - after[name] for name in trained}
-    return results

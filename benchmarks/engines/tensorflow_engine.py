@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.engines import by_kind
+
 
 class Engine:
     def __init__(self, options):
@@ -148,10 +150,4 @@ def _batch_norm(layer, x, gamma, beta, dy):
     return {"forward": lambda: forward()[0], "input_grad": lambda: backward()[0]}
 
 
-_MAKE = {
-    "convolution": _convolution,
-    "dense": _dense,
-    "max_pool": _pool,
-    "average_pool": _pool,
-    "batch_norm": _batch_norm,
-}
+_MAKE = by_kind(_convolution, _dense, _pool, _batch_norm)
