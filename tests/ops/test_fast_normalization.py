@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minicnn.ops.fast import elementwise
 from minicnn.ops.fast import normalization as fast
 from minicnn.ops.reference import normalization as reference
 
 quick = settings(max_examples=25, deadline=None)
 dtypes = st.sampled_from([np.float32, np.float64])
+RECTIFIERS = [None, ("relu",), ("leaky_relu", 0.25), ("leaky_relu", 0.0)]
 shapes = st.one_of(
     st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple),
     st.sampled_from([(4, 33, 31, 3), (2, 32, 32, 32), (5000, 1), (3, 7, 129), (2, 300)]),
@@ -31,8 +33,9 @@ def near(dtype):
     seed=st.integers(0, 99),
     affine=st.booleans(),
     centre=st.sampled_from([0, 3, -100]),
+    activation=st.sampled_from(RECTIFIERS),
 )
-def test_batch_norm(agree, shape, dtype, seed, affine, centre):
+def test_batch_norm(agree, shape, dtype, seed, affine, centre, activation):
     x, dy = (
         normal(*shape, dtype=dtype, seed=seed) + dtype(centre),
         normal(*shape, dtype=dtype, seed=seed + 1),
@@ -43,27 +46,110 @@ def test_batch_norm(agree, shape, dtype, seed, affine, centre):
         gamma, beta = normal(c, dtype=dtype, seed=seed + 2), normal(c, dtype=dtype, seed=seed + 3)
     epsilon, tolerance = 1e-3, near(dtype)
     agree(
-        lambda x, out=None: fast.batch_norm_train(x, gamma, beta, epsilon, out),
-        lambda x: reference.batch_norm_train(x, gamma, beta, epsilon),
+        lambda x, out=None: fast.batch_norm_train(x, gamma, beta, epsilon, activation, out),
+        lambda x: reference.batch_norm_train(x, gamma, beta, epsilon, activation),
         x,
         tolerance=tolerance,
     )
     _, mean, variance = reference.batch_norm_train(x, gamma, beta, epsilon)
+    rest = (gamma, mean, variance, epsilon)
+    y = reference.batch_norm_inference(x, gamma, beta, mean, variance, epsilon)
+    dy[np.abs(y) < 1e-3] = 0  # the sign may be another one where rounding decides
     for name in ("batch_norm_train_grad", "batch_norm_inference_grad"):
         f, g = getattr(fast, name), getattr(reference, name)
         agree(
-            lambda dy, x, out=None, f=f: f(dy, x, gamma, mean, variance, epsilon, out),
-            lambda dy, x, g=g: g(dy, x, gamma, mean, variance, epsilon),
+            lambda dy, x, out=None, f=f: f(dy, x, *rest, beta, activation, out),
+            lambda dy, x, g=g: g(dy, x, *rest, beta, activation),
             dy,
             x,
             tolerance=tolerance * (1 + abs(centre)),
         )
     agree(
-        lambda x, out=None: fast.batch_norm_inference(x, gamma, beta, mean, variance, epsilon, out),
-        lambda x: reference.batch_norm_inference(x, gamma, beta, mean, variance, epsilon),
+        lambda x, out=None: fast.batch_norm_inference(
+            x, gamma, beta, mean, variance, epsilon, activation, out
+        ),
+        lambda x: reference.batch_norm_inference(
+            x, gamma, beta, mean, variance, epsilon, activation
+        ),
         x,
         tolerance=tolerance * (1 + abs(centre)),
     )
+
+
+BELOW = [("relu",), ("leaky_relu", 0.25), ("tanh",)]
+
+
+@quick
+@given(
+    shape=shapes,
+    dtype=dtypes,
+    seed=st.integers(0, 99),
+    below=st.sampled_from(BELOW),
+    activation=st.sampled_from(RECTIFIERS),
+)
+def test_batch_norm_between_activations(agree, shape, dtype, seed, below, activation):
+    z, dy = normal(*shape, dtype=dtype, seed=seed), normal(*shape, dtype=dtype, seed=seed + 1)
+    gamma, beta = normal(2, shape[-1], dtype=dtype, seed=seed + 2)
+    x = elementwise.activate(z, below)
+    y, mean, variance = reference.batch_norm_train(x, gamma, beta, 1e-3)
+    dy[np.abs(y) < 1e-3] = 0
+    rest = (gamma, mean, variance, 1e-3, below, beta, activation)
+    agree(
+        lambda dy, x, out=None: fast.batch_norm_activation_grad(dy, x, *rest, out),
+        lambda dy, x: reference.batch_norm_activation_grad(dy, x, *rest),
+        dy,
+        x,
+        tolerance=near(dtype) * 2,
+    )
+
+
+@quick
+@given(
+    shape=shapes,
+    dtype=dtypes,
+    seed=st.integers(0, 99),
+    centre=st.sampled_from([0, 1e4]),
+    activation=st.sampled_from(RECTIFIERS[1:]),
+)
+def test_a_rectifier_within_is_the_one_after(shape, dtype, seed, centre, activation):
+    """Equal bits, where y is near zero, too: forward and gradients see the same sign."""
+    x, dy = normal(2, *shape, dtype=dtype, seed=seed)
+    x += dtype(centre)
+    gamma, beta = normal(2, shape[-1], dtype=dtype, seed=seed + 1)
+    y, mean, variance = fast.batch_norm_train(x, gamma, beta, 1e-3)
+    beta -= y.reshape(-1, shape[-1])[0]  # one pixel lies at the kink, up to rounding
+    y, mean, variance = fast.batch_norm_train(x, gamma, beta, 1e-3)
+    activated = fast.batch_norm_train(x, gamma, beta, 1e-3, activation)[0]
+    np.testing.assert_array_equal(activated, elementwise.activate(y, activation))
+    statistics = (mean, variance, 1e-3)
+    np.testing.assert_array_equal(y, fast.batch_norm_inference(x, gamma, beta, *statistics))
+    np.testing.assert_array_equal(
+        activated, fast.batch_norm_inference(x, gamma, beta, *statistics, activation)
+    )
+    before = elementwise.activate_grad(dy, activated, activation)
+    for grad in (fast.batch_norm_train_grad, fast.batch_norm_inference_grad):
+        within = grad(dy, x, gamma, *statistics, beta, activation)
+        for a, b in zip(within, grad(before, x, gamma, *statistics), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for below in BELOW:
+        within = fast.batch_norm_activation_grad(dy, x, gamma, *statistics, below, beta, activation)
+        apart = fast.batch_norm_activation_grad(before, x, gamma, *statistics, below)
+        for a, b in zip(within, apart, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("ops", [fast, reference])
+def test_only_rectifiers_are_within(ops):
+    x, row = np.ones((4, 3), np.float32), np.ones(3, np.float32)
+    for call in (
+        lambda **a: ops.batch_norm_train(x, None, None, 1e-3, **a),
+        lambda **a: ops.batch_norm_inference(x, None, None, row, row, 1e-3, **a),
+        lambda **a: ops.batch_norm_train_grad(x, x, None, row, row, 1e-3, **a),
+        lambda **a: ops.batch_norm_inference_grad(x, x, None, row, row, 1e-3, **a),
+        lambda **a: ops.batch_norm_activation_grad(x, x, None, row, row, 1e-3, ("relu",), **a),
+    ):
+        with pytest.raises(ValueError, match="'tanh' cannot follow"):
+            call(activation=("tanh",))
 
 
 @pytest.mark.parametrize("first", [0.0, 1e4])
@@ -89,8 +175,8 @@ def test_statistics_of_small_integers_are_exact():
     _, mean, variance = fast.batch_norm_train(x, None, None, 1e-3)
     rows = x.reshape(-1, 6).astype(np.int64)
     s, q = rows.sum(axis=0), (rows**2).sum(axis=0)
-    np.testing.assert_array_equal(mean, (s / 4096).astype(np.float32))
-    np.testing.assert_array_equal(variance, ((q * 4096 - s**2) / 4096**2).astype(np.float32))
+    np.testing.assert_array_equal(mean, s / 4096)
+    np.testing.assert_array_equal(variance, (q * 4096 - s**2) / 4096**2)
     dy = np.random.default_rng(1).integers(-8, 9, x.shape).astype(np.float32)
     zero, one = np.zeros(6, np.float32), np.ones(6, np.float32)
     _, dgamma, dbeta = fast.batch_norm_inference_grad(dy, x, None, zero, one, 0.0)
@@ -118,7 +204,7 @@ def test_nan_stays_in_its_channel():
 def test_wrong_arguments_are_refused():
     x = np.ones((4, 3), np.float32)
     for gamma in (np.ones(4, np.float32), np.ones(1, np.float32)):
-        with pytest.raises(ValueError, match="gamma"):
+        with pytest.raises(ValueError, match="gamma has shape"):
             fast.batch_norm_train(x, gamma, None, 1e-3)
     with pytest.raises(ValueError, match="mean"):
         fast.batch_norm_inference(x, None, None, np.ones(2), np.ones(3), 1e-3)

@@ -239,6 +239,33 @@ def test_batch_norm(shape, with_gamma):
         np.testing.assert_allclose(fixed[2], dbeta)
 
 
+@pytest.mark.parametrize("activation", [("relu",), ("leaky_relu", 0.3)])
+def test_batch_norm_and_a_rectifier(activation):
+    x, dy = random(2, 3, 3, 4) * 2 + 1, random(2, 3, 3, 4, seed=1)
+    gamma, beta = random(4, seed=2), random(4, seed=3)
+    plain, mean, variance = ops.batch_norm_train(x, gamma, beta, 1e-3)
+    assert 1e-3 < np.abs(plain).min()  # no number on the kink
+    y = ops.batch_norm_train(x, gamma, beta, 1e-3, activation)[0]
+    np.testing.assert_array_equal(y, ops.activate(plain, activation))
+    given = (gamma, mean, variance, 1e-3, beta, activation)
+    dx, dgamma, dbeta = ops.batch_norm_train_grad(dy, x, *given)
+    check_gradient(lambda x: ops.batch_norm_train(x, gamma, beta, 1e-3, activation)[0], x, dx, dy)
+    check_gradient(
+        lambda g: ops.batch_norm_train(x, g, beta, 1e-3, activation)[0], gamma, dgamma, dy
+    )
+    check_gradient(
+        lambda b: ops.batch_norm_train(x, gamma, b, 1e-3, activation)[0], beta, dbeta, dy
+    )
+
+    def inference(x, gamma, beta):
+        return ops.batch_norm_inference(x, gamma, beta, mean, variance, 1e-3, activation)
+
+    dx, dgamma, dbeta = ops.batch_norm_inference_grad(dy, x, *given)
+    check_gradient(lambda x: inference(x, gamma, beta), x, dx, dy)
+    check_gradient(lambda g: inference(x, g, beta), gamma, dgamma, dy)
+    check_gradient(lambda b: inference(x, gamma, b), beta, dbeta, dy)
+
+
 def test_batch_norm_keeps_its_digits_at_a_huge_mean():
     x = (random(1000, 3) + 1e6).astype(np.float32)
     y, mean, variance = ops.batch_norm_train(x, None, None, 1e-3)

@@ -2,31 +2,37 @@
 
     s[c] = sum_p x[p, c]
 
-Design: several pixels are folded into a row of at least 256 numbers. GROUP rows at a time are
-added up in x's own type, while the compiler keeps a vector of columns in registers, and only their
-sum goes into float64, which spares most of the conversions. Blocks of rows are cut by the shape
-alone and added in order, so the bits do not depend on the number of threads. Times against float64
-from the start, for few channels and for many: docs/kernels.md, "Sums over pixels".
+Design: several pixels are folded into a row of at least FOLDED numbers, and rows are taken GROUP at
+a time: a few vectors of columns stay in registers while they run down the group, in x's own type.
+Only the sum of a group goes into float64, which spares most of the conversions. Blocks of rows are
+cut by the shape alone and added in order, so the bits do not depend on the number of threads.
+Times: docs/kernels.md, "Sums over pixels".
 """
 
 import numpy as np
+from llvmlite import ir
 from numba import prange
+from numba.core import cgutils
 
 from minicnn.ops import arena
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.fast.simd import REGISTERS, vector_intrinsic
 
 BLOCK = 8192  # numbers in a task, at least: 32 kB of float32 fit a level-1 cache
-LARGEST_BLOCKS = 256  # bounds the memory of the partial sums: 256 blocks of 6 kB
+LARGEST_BLOCKS = 64  # adding up their sums is work of one thread
+FEWEST_ROWS = 64  # in a block: the float64 of its sums are then few beside the numbers
 GROUP = 8  # rows; a sum of 8 loses at most a few units in the last place of x's type
+FOLDED = 128  # eight vectors of 16 numbers
+TILE = REGISTERS // 4  # vectors of columns at a time: two sums and a coefficient each
 
 
-def fold(rows, channels):
-    """Rows to treat as one, so that the loop over channels is long enough for full vectors.
+def fold(rows, channels, length=FOLDED):
+    """Pixels to treat as one, so that the loop over channels is long enough for full vectors.
 
     A loop over 3 channels runs 3 numbers at a time; 64 pixels of 3 channels are a row of 192.
     """
     factor = 1
-    while factor * channels < 256 and rows % (2 * factor) == 0:
+    while factor * channels < length and rows % (2 * factor) == 0:
         factor *= 2
     return factor
 
@@ -40,13 +46,16 @@ class Rows:
         self.factor = fold(self.pixels, self.channels)
         self.width = self.factor * self.channels
         count = self.pixels // self.factor
-        rows = max(1, BLOCK // max(self.width, 1), -(-count // LARGEST_BLOCKS))
+        rows = max(FEWEST_ROWS, BLOCK // max(self.width, 1), -(-count // LARGEST_BLOCKS))
         self.rows = -(-rows // GROUP) * GROUP
         self.blocks = -(-count // self.rows)
 
-    def spread(self, vector, dtype):
-        """(c,) repeated to the length of a row."""
-        return np.tile(np.asarray(vector, dtype), self.factor)
+    def spread(self, vectors, dtype):
+        """(k, width): vectors (c,) repeated to the length of a row."""
+        rows = np.empty((len(vectors), self.factor, self.channels), dtype)
+        for row, vector in zip(rows, vectors, strict=True):
+            row[:] = vector
+        return rows.reshape(len(vectors), self.width)
 
     def partial_sums(self, count):
         return arena.empty((self.blocks, count, self.width), np.float64)
@@ -57,88 +66,68 @@ class Rows:
         return sums.sum(axis=0).reshape(count, self.factor, self.channels).sum(axis=1)
 
 
-# The inner loops over GROUP are unrolled by LLVM, which then vectorises the loop around them.
+def across(v, width, tile, visit):
+    """visit(columns, load, store) for the columns 0 ... width of a row, `tile` vectors at a time,
+    then one by one; load and store touch no more than the columns that there are."""
+    builder, step = v.builder, tile * v.lanes
+    whole = builder.and_(width, v.integer(-step))
+    with v.count_up(whole, step) as (i, _):
+        columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(tile)]
+        visit(columns, v.load, v.store)
+    rest = builder.sub(width, whole)
+    with v.count_up(rest, v.lanes) as (i, _):
+        column = builder.add(whole, i)
+        v.whole_or_first(builder.sub(rest, i), lambda load, store: visit([column], load, store))
+
+
+class Sum:
+    """A vector in a register to which a loop adds."""
+
+    def __init__(self, v):
+        self.v, self.place = v, cgutils.alloca_once(v.builder, v.type)
+        v.builder.store(ir.Constant(v.type, None), self.place)
+
+    def add(self, x):
+        self.v.builder.store(self.v.add(self.value, x), self.place)
+
+    def add_product(self, x, y):
+        self.v.builder.store(self.v.multiply_add(x, y, self.value), self.place)
+
+    @property
+    def value(self):
+        return self.v.builder.load(self.place)
+
+
+@vector_intrinsic
+def group_sums(v, x, first, rows, width, sums):
+    """sums[i] = the sum of column i of `rows` rows of x from element `first` on."""
+
+    def visit(columns, load, store):
+        totals = [Sum(v) for _ in columns]
+        with v.count_up(rows) as (r, _):
+            at = v.builder.add(first, v.builder.mul(r, width))
+            for i, total in zip(columns, totals, strict=True):
+                total.add(load(x, v.builder.add(at, i)))
+        for i, total in zip(columns, totals, strict=True):
+            store(total.value, sums, i)
+
+    across(v, width, TILE, visit)
 
 
 @kernel
-def add_rows(x, s):
-    """s += the sum of the rows of x, each as long as s."""
-    width = s.size
-    done = x.size // (GROUP * width) * (GROUP * width)
-    for start in range(0, done, GROUP * width):
-        _add_group(x[start : start + GROUP * width], s)
-    for start in range(done, x.size, width):
-        for i in range(width):
-            s[i] += x[start + i]
+def add_to(sums, group):
+    """sums += group, of another float type."""
+    for i in range(sums.size):
+        sums[i] += group[i]
 
 
 @kernel
-def _add_group(x, s):
-    width = s.size
-    for i in range(width):
-        total = x[i]
-        for row in range(1, GROUP):
-            total += x[row * width + i]
-        s[i] += total
-
-
-@kernel
-def add_moments(x, shift, s, q):
-    """s += sum of d and q += sum of d^2 over the rows of x, d = x - shift."""
-    width = s.size
-    done = x.size // (GROUP * width) * (GROUP * width)
-    for start in range(0, done, GROUP * width):
-        _moments_group(x[start : start + GROUP * width], shift, s, q)
-    for start in range(done, x.size, width):
-        for i in range(width):
-            d = x[start + i] - shift[i]
-            s[i] += d
-            q[i] += d * d
-
-
-@kernel
-def _moments_group(x, shift, s, q):
-    width = s.size
-    for i in range(width):
-        a = b = x.dtype.type(0)
-        for row in range(GROUP):
-            d = x[row * width + i] - shift[i]
-            a += d
-            b += d * d
-        s[i] += a
-        q[i] += b
-
-
-@kernel
-def add_products(dy, x, mean, s, p, q):
-    """s += sum of dy, p += sum of dy d, q += sum of d over the rows, d = x - mean."""
-    width = s.size
-    done = x.size // (GROUP * width) * (GROUP * width)
-    for start in range(0, done, GROUP * width):
-        rows = slice(start, start + GROUP * width)
-        _products_group(dy[rows], x[rows], mean, s, p, q)
-    for start in range(done, x.size, width):
-        for i in range(width):
-            d = x[start + i] - mean[i]
-            s[i] += dy[start + i]
-            p[i] += dy[start + i] * d
-            q[i] += d
-
-
-@kernel
-def _products_group(dy, x, mean, s, p, q):
-    width = s.size
-    for i in range(width):
-        a = b = e = x.dtype.type(0)
-        for row in range(GROUP):
-            g = dy[row * width + i]
-            d = x[row * width + i] - mean[i]
-            a += g
-            b += g * d
-            e += d
-        s[i] += a
-        p[i] += b
-        q[i] += e
+def add_rows(x, first, last, sums, group):
+    """sums += the rows of x from element `first` to `last`; `group` is scratch as long as sums."""
+    width = sums.size
+    for start in range(first, last, GROUP * width):
+        group_sums(x, start, min(GROUP, (last - start) // width), width, group)
+        add_to(sums, group)
 
 
 @parallel_kernel
@@ -147,7 +136,8 @@ def row_sums(x, sums, rows):
     size = rows * sums.shape[2]
     for b in prange(len(sums)):
         sums[b] = 0
-        add_rows(x[b * size : (b + 1) * size], sums[b, 0])
+        group = np.empty(sums.shape[2], x.dtype)
+        add_rows(x, b * size, min((b + 1) * size, x.size), sums[b, 0], group)
 
 
 def channel_sums(x, shape):

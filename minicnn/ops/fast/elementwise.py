@@ -303,9 +303,8 @@ def value_loop(name):
     return parallel_kernel(loop)
 
 
-@functools.cache
-def gradient_loop(name):
-    """The kernel dx[i] = dy[i] f'(saved[i], *numbers) of one activation."""
+def gradient_serial(name):
+    """The kernel dx[i] = dy[i] f'(saved[i], *numbers) of one activation, on one thread."""
     derivative = FUNCTIONS[name][1]
 
     def serial(dy, saved, dx, numbers):
@@ -313,7 +312,13 @@ def gradient_loop(name):
             dx[i] = dy[i] * derivative(saved[i], *numbers)
 
     serial.__qualname__ = f"{name}_gradient_serial"
-    serial = kernel(serial)
+    return kernel(serial)
+
+
+@functools.cache
+def gradient_loop(name):
+    """The same on all threads."""
+    serial = gradient_serial(name)
 
     def loop(dy, saved, dx, numbers):
         for b in prange(blocks(dy.size, BLOCK)):
@@ -327,25 +332,19 @@ def gradient_loop(name):
 @functools.cache
 def gradient_sums_loop(name):
     """The same, and sums[b, 0] = sum of the rows of dx in block b, while it is in the cache."""
-    derivative = FUNCTIONS[name][1]
-
-    def serial(dy, saved, dx, numbers):
-        for i in range(dy.size):
-            dx[i] = dy[i] * derivative(saved[i], *numbers)
-
-    serial.__qualname__ = f"{name}_gradient_serial"
-    serial = kernel(serial)
+    serial = gradient_serial(name)
 
     def loop(dy, saved, dx, numbers, sums, rows):
         width = sums.shape[2]
         step = GROUP * width * max(1, BLOCK // (GROUP * width))
         for b in prange(len(sums)):
             sums[b] = 0
-            last = min((b + 1) * rows * width, dy.size)
+            group, last = np.empty(width, dx.dtype), min((b + 1) * rows * width, dy.size)
             for start in range(b * rows * width, last, step):
-                part = slice(start, min(start + step, last))
+                stop = min(start + step, last)
+                part = slice(start, stop)
                 serial(dy[part], saved[part], dx[part], numbers)
-                add_rows(dx[part], sums[b, 0])
+                add_rows(dx, start, stop, sums[b, 0], group)
 
     loop.__qualname__ = f"{name}_gradient_sums"
     return parallel_kernel(loop)

@@ -1,112 +1,187 @@
 """Batch normalization, compiled; the equations stand in reference/normalization.py.
 
-Design: one pass for the sums and one for the result, each at the speed of memory (0.25 and 0.32 ms
-for 2 million float32 on two cores). The sums (channel_sums.py) run over d = x - shift, where shift
-is the mean of a few pixels: as d is not larger than the deviations in the data, sum d^2 -
-(sum d)^2 / N loses nothing at a mean of 1e6.
-"""
+Design: one pass for the sums and one for the result, each at the speed of memory. The sums
+(channel_sums.py) run over d = x - shift, where shift is the mean of a few pixels: as d is not
+larger than the deviations in the data, sum d^2 - (sum d)^2 / N loses nothing at a mean of 1e6.
 
-import functools
+A rectifier after (or before) the normalization is a slope for numbers that are not positive: 0 for
+ReLU, 1 for none. The gradient finds the sign by computing y again, from the same coefficients by
+the same instructions as forward, so it is never another one.
+"""
 
 import numpy as np
 from numba import prange
 
-from minicnn.ops.fast.channel_sums import (
-    BLOCK,
-    GROUP,
-    Rows,
-    add_moments,
-    add_products,
-    add_rows,
-)
-from minicnn.ops.fast.elementwise import FUNCTIONS, blocks, resolve
-from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.fast.channel_sums import GROUP, TILE, Rows, Sum, across, add_to
+from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
+from minicnn.ops.fast.jit import parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
+from minicnn.ops.fast.simd import vector_intrinsic
 
-# --- the kernels: all arrays are flat, and a row has the length of the vectors of coefficients ---
+# --- the passes over a group of rows: arrays are flat, a row is as long as the coefficients ---
+
+WIDE = max(1, TILE // 2)  # vectors of columns at a time where each has many coefficients
+
+
+def not_positive(v, x, then, otherwise):
+    """Lane by lane; NaN is neither."""
+    return v.builder.select(v.builder.fcmp_ordered("<=", x, v.constant(0)), then, otherwise)
+
+
+def normalized(v, d, scale, offset):
+    """The one way to compute y of d = x - mean: forward and gradients agree on its sign."""
+    return v.multiply_add(d, scale, offset)
+
+
+@vector_intrinsic
+def group_moments(v, x, first, rows, width, shift, sums):
+    """sums = sum d, then sum d^2 of each column, d = x - shift."""
+
+    def visit(columns, load, store):
+        shifts = [load(shift, i) for i in columns]
+        totals = [(Sum(v), Sum(v)) for _ in columns]
+        with v.count_up(rows) as (r, _):
+            at = v.builder.add(first, v.builder.mul(r, width))
+            for i, of_i, (s, q) in zip(columns, shifts, totals, strict=True):
+                d = v.subtract(load(x, v.builder.add(at, i)), of_i)
+                s.add(d)
+                q.add_product(d, d)
+        for i, (s, q) in zip(columns, totals, strict=True):
+            store(s.value, sums, i)
+            store(q.value, sums, v.builder.add(i, width))
+
+    across(v, width, TILE, visit)
+
+
+@vector_intrinsic
+def group_normalize(v, x, first, rows, width, vectors, slope, y):
+    """y = (x - mean) scale + offset, times slope where that is not positive."""
+    slopes, zero = v.splat(slope), v.constant(0)
+    flat_below = v.builder.fcmp_ordered("==", slopes, zero)  # -inf * 0 is not 0
+
+    def visit(columns, load, store):
+        of_columns = coefficients_of(v, columns, load, vectors, width, 3)
+        with v.count_up(rows) as (r, _):
+            at = v.builder.add(first, v.builder.mul(r, width))
+            for i, (mean, scale, offset) in zip(columns, of_columns, strict=True):
+                here = v.builder.add(at, i)
+                value = normalized(v, v.subtract(load(x, here), mean), scale, offset)
+                below = v.builder.select(flat_below, zero, v.multiply(value, slopes))
+                store(not_positive(v, value, below, value), y, here)
+
+    across(v, width, TILE, visit)
+
+
+@vector_intrinsic
+def group_products(v, dy, x, first, rows, width, vectors, slope, sums):
+    """sums = sum g, then sum g (x - mean) of each column; g is dy, times slope below zero."""
+    slopes, one = v.splat(slope), v.constant(1)
+
+    def visit(columns, load, store):
+        of_columns = coefficients_of(v, columns, load, vectors, width, 3)
+        totals = [(Sum(v), Sum(v)) for _ in columns]
+        with v.count_up(rows) as (r, _):
+            at = v.builder.add(first, v.builder.mul(r, width))
+            for i, (mean, scale, offset), (s, p) in zip(columns, of_columns, totals, strict=True):
+                here = v.builder.add(at, i)
+                d = v.subtract(load(x, here), mean)
+                factor = not_positive(v, normalized(v, d, scale, offset), slopes, one)
+                g = v.multiply(load(dy, here), factor)
+                s.add(g)
+                p.add_product(g, d)
+        for i, (s, p) in zip(columns, totals, strict=True):
+            store(s.value, sums, i)
+            store(p.value, sums, v.builder.add(i, width))
+
+    across(v, width, WIDE, visit)
+
+
+@vector_intrinsic
+def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, dx, sums):
+    """dx = of_dy g - of_x (x - mean) - constant, times slope_below where x <= 0; and its sums."""
+    slopes, slopes_below, one = v.splat(slope), v.splat(slope_below), v.constant(1)
+
+    def visit(columns, load, store):
+        of_columns = coefficients_of(v, columns, load, vectors, width, 5)
+        totals = [Sum(v) for _ in columns]
+        with v.count_up(rows) as (r, _):
+            at = v.builder.add(first, v.builder.mul(r, width))
+            for i, vectors_of_i, total in zip(columns, of_columns, totals, strict=True):
+                mean, scale, offset, of_x, constant = vectors_of_i
+                here = v.builder.add(at, i)
+                value = load(x, here)
+                d = v.subtract(value, mean)
+                factor = not_positive(v, normalized(v, d, scale, offset), slopes, one)
+                g = v.multiply(load(dy, here), factor)
+                result = v.multiply_add(g, scale, v.multiply_add(d, of_x, constant))
+                result = v.multiply(result, not_positive(v, value, slopes_below, one))
+                total.add(result)
+                store(result, dx, here)
+        for i, total in zip(columns, totals, strict=True):
+            store(total.value, sums, i)
+
+    across(v, width, WIDE, visit)
+
+
+def coefficients_of(v, columns, load, vectors, width, count):
+    """For each column the first `count` of the vectors."""
+    return [[load(vectors, v.offset(i, (width, k))) for k in range(count)] for i in columns]
+
+
+# --- the passes over an array, in blocks of `rows` rows ---
 
 
 @parallel_kernel
 def moments(x, shift, sums, rows):
-    """sums[b] = sum d, sum d^2 over the block b of `rows` rows, d = x - shift."""
-    size = rows * shift.size
+    """sums[b] = sum d, sum d^2 over the block b, d = x - shift."""
+    width = shift.size
     for b in prange(len(sums)):
         sums[b] = 0
-        add_moments(x[b * size : (b + 1) * size], shift, sums[b, 0], sums[b, 1])
+        group, last = np.empty(2 * width, x.dtype), min((b + 1) * rows * width, x.size)
+        for start in range(b * rows * width, last, GROUP * width):
+            count = min(GROUP, (last - start) // width)
+            group_moments(x, start, count, width, shift, group)
+            add_to(sums[b], group)
 
 
 @parallel_kernel
-def products(dy, x, mean, sums, rows):
-    """sums[b] = sum dy, sum dy d, sum d over the block b of `rows` rows, d = x - mean."""
-    size = rows * mean.size
+def normalize(x, vectors, slope, y, rows):
+    """y = (x - mean) scale + offset, times slope where that is not positive."""
+    width = vectors.shape[1]
+    for b in prange((x.size + rows * width - 1) // (rows * width)):
+        last = min((b + 1) * rows * width, x.size)
+        for start in range(b * rows * width, last, GROUP * width):
+            count = min(GROUP, (last - start) // width)
+            group_normalize(x, start, count, width, vectors, slope, y)
+
+
+@parallel_kernel
+def products(dy, x, vectors, slope, sums, rows):
+    """sums[b] = sum g, sum g (x - mean) over the block b; g is dy times the rectifier's slope."""
+    width = vectors.shape[1]
     for b in prange(len(sums)):
         sums[b] = 0
-        part = slice(b * size, (b + 1) * size)
-        add_products(dy[part], x[part], mean, sums[b, 0], sums[b, 1], sums[b, 2])
-
-
-@kernel
-def normalize_row(x, mean, scale, offset, y):
-    for i in range(x.size):
-        y[i] = (x[i] - mean[i]) * scale[i] + offset[i]
+        group, last = np.empty(2 * width, x.dtype), min((b + 1) * rows * width, x.size)
+        for start in range(b * rows * width, last, GROUP * width):
+            count = min(GROUP, (last - start) // width)
+            group_products(dy, x, start, count, width, vectors, slope, group)
+            add_to(sums[b], group)
 
 
 @parallel_kernel
-def normalize(x, mean, scale, offset, y):
-    """y = (x - mean) scale + offset."""
-    width = mean.size
-    rows = max(1, BLOCK // width)
-    for b in prange(blocks(x.size, width * rows)):
-        for start in range(b * width * rows, min((b + 1) * width * rows, x.size), width):
-            row = slice(start, start + width)
-            normalize_row(x[row], mean, scale, offset, y[row])
+def input_grad(dy, x, vectors, slope, slope_below, dx, sums, rows):
+    """dx = of_dy g - of_x (x - mean) - constant, times slope_below where x <= 0.
 
-
-@kernel
-def input_grad_row(dy, x, mean, of_dy, of_x, constant, dx):
-    for i in range(x.size):
-        dx[i] = dy[i] * of_dy[i] - (x[i] - mean[i]) * of_x[i] - constant[i]
-
-
-@parallel_kernel
-def input_grad(dy, x, mean, of_dy, of_x, constant, dx):
-    """dx = of_dy dy - of_x (x - mean) - constant."""
-    width = mean.size
-    rows = max(1, BLOCK // width)
-    for b in prange(blocks(x.size, width * rows)):
-        for start in range(b * width * rows, min((b + 1) * width * rows, x.size), width):
-            row = slice(start, start + width)
-            input_grad_row(dy[row], x[row], mean, of_dy, of_x, constant, dx[row])
-
-
-@functools.cache
-def activation_grad_loop(name):
-    """The kernel of `input_grad` times an activation's derivative at x, and its row sums."""
-    derivative = FUNCTIONS[name][1]
-
-    def serial(dy, x, mean, of_dy, of_x, constant, dz, numbers):
-        for i in range(x.size):
-            dx = dy[i] * of_dy[i] - (x[i] - mean[i]) * of_x[i] - constant[i]
-            dz[i] = dx * derivative(x[i], *numbers)
-
-    serial.__qualname__ = f"batch_norm_{name}_grad_serial"
-    serial = kernel(serial)
-
-    def loop(dy, x, mean, of_dy, of_x, constant, dz, numbers, sums, rows):
-        width = mean.size
-        step = GROUP * width * max(1, BLOCK // (GROUP * width))
-        for b in prange(len(sums)):
-            sums[b] = 0
-            last = min((b + 1) * rows * width, x.size)
-            for first in range(b * rows * width, last, step):
-                block = slice(first, min(first + step, last))
-                for start in range(first, min(first + step, last), width):
-                    row = slice(start, start + width)
-                    serial(dy[row], x[row], mean, of_dy, of_x, constant, dz[row], numbers)
-                add_rows(dz[block], sums[b, 0])
-
-    loop.__qualname__ = f"batch_norm_{name}_grad"
-    return parallel_kernel(loop)
+    sums[b] = sum dx over the block b.
+    """
+    width = vectors.shape[1]
+    for b in prange(len(sums)):
+        sums[b] = 0
+        group, last = np.empty(width, x.dtype), min((b + 1) * rows * width, x.size)
+        for start in range(b * rows * width, last, GROUP * width):
+            count = min(GROUP, (last - start) // width)
+            group_input_grad(dy, x, start, count, width, vectors, slope, slope_below, dx, group)
+            add_to(sums[b], group)
 
 
 # --- the ops ---
@@ -122,30 +197,56 @@ def per_channel(channels, **vectors):
     return [None if v is None else v.astype(np.float64) for v in vectors.values()]
 
 
-def coefficients(gamma, variance, epsilon):
-    """1 / sqrt(variance + epsilon) and gamma times it."""
-    inverse = 1 / np.sqrt(variance + epsilon)
-    return inverse, inverse if gamma is None else inverse * gamma
+class Normalization:
+    """Coefficients (c,) of y, and what forward and gradients must round alike."""
+
+    def __init__(self, cut, dtype, gamma, beta, mean, variance, epsilon):
+        gamma, beta, mean, variance = per_channel(
+            cut.channels, gamma=gamma, beta=beta, mean=mean, variance=variance
+        )
+        self.mean = mean.astype(dtype)
+        self.left = mean - self.mean  # what the rounded mean leaves
+        self.inverse = 1 / np.sqrt(variance + epsilon)
+        self.scale = self.inverse if gamma is None else self.inverse * gamma
+        self.offset = -self.left * self.scale
+        if beta is not None:
+            self.offset += beta
+
+    def vectors(self):
+        return self.mean, self.scale, self.offset
 
 
-def batch_norm_train(x, gamma, beta, epsilon, out=None):
-    """y, mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None."""
+def rectifier(activation, dtype):
+    """The slope of a rectifier below zero; None has slope 1."""
+    if activation is None:
+        return dtype.type(1)
+    if activation[0] not in ("relu", "leaky_relu"):
+        raise ValueError(
+            f"activation {activation[0]!r} cannot follow within batch normalization: "
+            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
+        )
+    _, numbers = resolve(activation, dtype)
+    return numbers[0] if numbers else dtype.type(0)
+
+
+def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
+    """y (..., c), mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None.
+
+    Both statistics are float64: with them the gradients find the same y again. `activation`, a
+    rectifier ("relu",) or ("leaky_relu", slope), is applied to y.
+    """
     dtype = float_type("x", x)
-    y = output(out, x.shape, dtype)
+    y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
     cut = Rows(x.shape)
-    gamma, beta = per_channel(cut.channels, gamma=gamma, beta=beta)
     x = flat("x", x, x.shape, dtype)
     shift = near_mean(x.reshape(cut.pixels, cut.channels))
     sums = cut.partial_sums(2)
-    moments(x, cut.spread(shift, dtype), sums, cut.rows)
+    moments(x, cut.spread([shift], dtype)[0], sums.reshape(cut.blocks, -1), cut.rows)
     s, q = cut.total(sums) / cut.pixels
-    exact_mean = shift + s
-    variance = np.maximum(q - s * s, 0)
-    mean = exact_mean.astype(dtype)
-    _, scale = coefficients(gamma, variance, epsilon)
-    offset = (mean - exact_mean) * scale  # what the rounded mean leaves
-    apply(x, cut, mean, scale, offset if beta is None else offset + beta, y)
-    return y, mean, variance.astype(dtype)
+    mean, variance = shift + s, np.maximum(q - s * s, 0)
+    norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
+    normalize(x, cut.spread(norm.vectors(), dtype), slope, y.reshape(-1), cut.rows)
+    return y, mean, variance
 
 
 def near_mean(x):
@@ -154,80 +255,82 @@ def near_mean(x):
     return x[::step][:SHIFT_PIXELS].mean(axis=0, dtype=np.float64).astype(x.dtype)
 
 
-def apply(x, cut, mean, scale, offset, y):
-    """y = (x - mean) scale + offset with vectors (c,)."""
-    vectors = (cut.spread(vector, y.dtype) for vector in (mean, scale, offset))
-    normalize(x, *vectors, y.reshape(-1))
+def batch_norm_train_grad(
+    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
+):
+    """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them.
 
-
-def batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon, out=None):
-    """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them."""
-    cut, dx, dy, x, vectors, dgamma, dbeta = train_grad_parts(
-        dy, x, gamma, mean, variance, epsilon, out
-    )
-    input_grad(dy, x, *vectors, dx.reshape(-1))
+    `beta` is needed for the sign of what `activation` was applied to; dy is the gradient after it.
+    """
+    norm = (gamma, beta, mean, variance, epsilon)
+    dx, _, dgamma, dbeta = train_grad(dy, x, norm, activation, None, out)
     return dx, dgamma, dbeta
 
 
-def batch_norm_activation_grad(dy, x, gamma, mean, variance, epsilon, activation, out=None):
-    """dz, its sum (c,), dgamma, dbeta where x = activation(z): `batch_norm_train_grad` gone on.
+def batch_norm_activation_grad(
+    dy, x, gamma, mean, variance, epsilon, below, beta=None, activation=None, out=None
+):
+    """dz, its sum (c,), dgamma, dbeta where x = below(z): `batch_norm_train_grad` gone on.
 
-    For activations whose derivative follows from their value x.
+    For activations `below` whose derivative follows from their value x.
     """
-    cut, dz, dy, x, vectors, dgamma, dbeta = train_grad_parts(
-        dy, x, gamma, mean, variance, epsilon, out
-    )
-    name, numbers = resolve(activation, x.dtype)
+    norm = (gamma, beta, mean, variance, epsilon)
+    if below[0] in ("relu", "leaky_relu"):
+        return train_grad(dy, x, norm, activation, below, out)
+    dx, _, dgamma, dbeta = train_grad(dy, x, norm, activation, None, None)
+    return (*activate_bias_grad(dx, x, below, out), dgamma, dbeta)
+
+
+def train_grad(dy, x, norm, activation, below, out):
+    """dx (times the derivative of a rectifier `below` at x), its sum, dgamma, dbeta."""
+    dx = output(out, x.shape, float_type("x", x))
+    cut, norm, slope, dy, x, dgamma, dbeta = gradient_sums(dy, x, norm, activation)
+    dtype, n = x.dtype, cut.pixels
+    of_x = norm.scale * norm.inverse * dgamma / n
+    constant = norm.scale * dbeta / n - of_x * norm.left
+    vectors = cut.spread([*norm.vectors(), -of_x, -constant], dtype)
     sums = cut.partial_sums(1)
-    activation_grad_loop(name)(dy, x, *vectors, dz.reshape(-1), numbers, sums, cut.rows)
-    return dz, cut.total(sums)[0].astype(x.dtype), dgamma, dbeta
+    slope_below, of_blocks = rectifier(below, dtype), sums.reshape(cut.blocks, -1)
+    input_grad(dy, x, vectors, slope, slope_below, dx.reshape(-1), of_blocks, cut.rows)
+    total = cut.total(sums)[0]
+    return dx, total.astype(dtype), dgamma.astype(dtype), dbeta.astype(dtype)
 
 
-def train_grad_parts(dy, x, gamma, mean, variance, epsilon, out):
-    """What `input_grad` needs, checked, and the two gradients that are sums."""
-    dtype, cut, dx, dy, x, (dbeta, product, left) = gradient_sums(dy, x, mean, out)
-    gamma, variance = per_channel(cut.channels, gamma=gamma, variance=variance)
-    n = cut.pixels
-    inverse, scale = coefficients(gamma, variance, epsilon)
-    left = left / n  # mean of x - mean: what rounding to x's type took from the mean
-    dgamma = (product - left * dbeta) * inverse
-    of_x = scale * inverse * dgamma / n
-    constant = scale * dbeta / n - of_x * left
-    vectors = [cut.spread(vector, dtype) for vector in (mean, scale, of_x, constant)]
-    return cut, dx, dy, x, vectors, dgamma.astype(dtype), dbeta.astype(dtype)
-
-
-def gradient_sums(dy, x, mean, out):
-    """The checked arguments of a gradient, and sum dy, sum dy (x - mean), sum (x - mean)."""
-    dtype, shape = float_type("x", x), x.shape
-    dx = output(out, shape, dtype)
-    cut = Rows(shape)
-    per_channel(cut.channels, mean=mean)
+def gradient_sums(dy, x, norm, activation):
+    """The checked arguments of a gradient, and those gradients that are sums."""
+    dtype, shape, cut = float_type("x", x), x.shape, Rows(x.shape)
+    norm, slope = Normalization(cut, dtype, *norm), rectifier(activation, dtype)
     dy, x = flat("dy", dy, shape, dtype), flat("x", x, shape, dtype)
-    sums = cut.partial_sums(3)
-    products(dy, x, cut.spread(mean, dtype), sums, cut.rows)
-    return dtype, cut, dx, dy, x, cut.total(sums)
+    sums = cut.partial_sums(2)
+    vectors = cut.spread(norm.vectors(), dtype)
+    products(dy, x, vectors, slope, sums.reshape(cut.blocks, -1), cut.rows)
+    dbeta, product = cut.total(sums)
+    return cut, norm, slope, dy, x, (product - norm.left * dbeta) * norm.inverse, dbeta
 
 
-def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, out=None):
+def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=None, out=None):
     """y of x (..., c) with a given mean (c,) and variance (c,): the moving averages."""
-    dtype = float_type("x", x)
-    y = output(out, x.shape, dtype)
-    cut = Rows(x.shape)
-    gamma, beta, mean, variance = per_channel(
-        cut.channels, gamma=gamma, beta=beta, mean=mean, variance=variance
-    )
-    _, scale = coefficients(gamma, variance, epsilon)
-    offset = np.zeros(cut.channels) if beta is None else beta
-    apply(flat("x", x, x.shape, dtype), cut, mean, scale, offset, y)
+    dtype, cut = float_type("x", x), Rows(x.shape)
+    y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
+    norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
+    x = flat("x", x, x.shape, dtype)
+    normalize(x, cut.spread(norm.vectors(), dtype), slope, y.reshape(-1), cut.rows)
     return y
 
 
-def batch_norm_inference_grad(dy, x, gamma, mean, variance, epsilon, out=None):
+def batch_norm_inference_grad(
+    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
+):
     """dx (..., c), dgamma (c,), dbeta (c,) where mean and variance are constants."""
-    dtype, cut, dx, dy, x, (dbeta, product, _) = gradient_sums(dy, x, mean, out)
-    gamma, variance = per_channel(cut.channels, gamma=gamma, variance=variance)
-    inverse, scale = coefficients(gamma, variance, epsilon)
-    zero = np.zeros(cut.channels)
-    apply(dy, cut, zero, scale, zero, dx)
-    return dx, (product * inverse).astype(dtype), dbeta.astype(dtype)
+    dx = output(out, x.shape, float_type("x", x))
+    norm = (gamma, beta, mean, variance, epsilon)
+    cut, norm, slope, dy, x, dgamma, dbeta = gradient_sums(dy, x, norm, activation)
+    dtype, flat_dx, zero = x.dtype, dx.reshape(-1), np.zeros(cut.channels)
+    if activation is None:
+        vectors = cut.spread([zero, norm.scale, zero], dtype)
+        normalize(dy, vectors, slope, flat_dx, cut.rows)
+    else:
+        vectors = cut.spread([*norm.vectors(), zero, zero], dtype)
+        sums = cut.partial_sums(1).reshape(cut.blocks, -1)
+        input_grad(dy, x, vectors, slope, dtype.type(1), flat_dx, sums, cut.rows)
+    return dx, dgamma.astype(dtype), dbeta.astype(dtype)

@@ -11,11 +11,14 @@ Over the N values of one channel (Ioffe and Szegedy 2015, section 3):
 
 The two terms more take out of dy its mean and its part along u: no change of x in these two
 directions can change u.
+
+A rectifier may follow: y = f(gamma u + beta). Its gradient dy f' takes the place of dy above, where
+the sign of gamma u + beta is computed again, so that y need not be kept.
 """
 
 import numpy as np
 
-from minicnn.ops.reference.elementwise import activate_bias_grad
+from minicnn.ops.reference.elementwise import activate, activate_bias_grad, activate_grad
 from minicnn.ops.reference.output import deliver
 
 
@@ -24,23 +27,28 @@ def as_rows(x):
     return x.reshape(-1, x.shape[-1]).astype(np.float64)
 
 
-def batch_norm_train(x, gamma, beta, epsilon, out=None):
-    """y, mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None."""
+def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
+    """y (..., c), mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None.
+
+    Both statistics are float64: with them the gradients find the same y again. `activation`, a
+    rectifier ("relu",) or ("leaky_relu", slope), is applied to y.
+    """
     rows = as_rows(x)
     mean = rows.mean(axis=0)
     variance = ((rows - mean) ** 2).mean(axis=0)
-    y = (rows - mean) / np.sqrt(variance + epsilon)
-    y = affine(y, gamma, beta).reshape(x.shape)
-    return deliver(y, x.dtype, out), mean.astype(x.dtype), variance.astype(x.dtype)
+    y = batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation, out)
+    return y, mean, variance
 
 
-def batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon, out=None):
-    """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them."""
-    rows, dy_rows = as_rows(x), as_rows(dy)
-    scale = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
-    u = rows - mean
-    u -= u.mean(axis=0)  # what rounding to x's type took from the mean
-    u *= scale
+def batch_norm_train_grad(
+    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
+):
+    """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them.
+
+    `beta` is needed for the sign of what `activation` was applied to; dy is the gradient after it.
+    """
+    u, scale = normalized(x, mean, variance, epsilon)
+    dy_rows = before_activation(as_rows(dy), u, gamma, beta, activation)
     dbeta = dy_rows.sum(axis=0)
     dgamma = (dy_rows * u).sum(axis=0)
     dx = affine(scale * (dy_rows - dbeta / len(u) - u * dgamma / len(u)), gamma)
@@ -48,29 +56,59 @@ def batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon, out=None):
     return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 
-def batch_norm_activation_grad(dy, x, gamma, mean, variance, epsilon, activation, out=None):
-    """dz, its sum (c,), dgamma, dbeta where x = activation(z): `batch_norm_train_grad` gone on.
+def batch_norm_activation_grad(
+    dy, x, gamma, mean, variance, epsilon, below, beta=None, activation=None, out=None
+):
+    """dz, its sum (c,), dgamma, dbeta where x = below(z): `batch_norm_train_grad` gone on.
 
-    For activations whose derivative follows from their value x.
+    For activations `below` whose derivative follows from their value x.
     """
-    dx, dgamma, dbeta = batch_norm_train_grad(dy, x, gamma, mean, variance, epsilon)
-    return (*activate_bias_grad(dx, x, activation, out), dgamma, dbeta)
+    dx, dgamma, dbeta = batch_norm_train_grad(
+        dy, x, gamma, mean, variance, epsilon, beta, activation
+    )
+    return (*activate_bias_grad(dx, x, below, out), dgamma, dbeta)
 
 
-def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, out=None):
+def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=None, out=None):
     """y of x (..., c) with a given mean (c,) and variance (c,): the moving averages."""
-    y = (as_rows(x) - mean) / np.sqrt(variance.astype(np.float64) + epsilon)
-    return deliver(affine(y, gamma, beta).reshape(x.shape), x.dtype, out)
+    u, _ = normalized(x, mean, variance, epsilon)
+    y = affine(u, gamma, beta)
+    if activation is not None:
+        y = activate(y, rectifier(activation))
+    return deliver(y.reshape(x.shape), x.dtype, out)
 
 
-def batch_norm_inference_grad(dy, x, gamma, mean, variance, epsilon, out=None):
+def batch_norm_inference_grad(
+    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
+):
     """dx (..., c), dgamma (c,), dbeta (c,) where mean and variance are constants."""
-    dy_rows = as_rows(dy)
-    scale = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
-    dbeta = dy_rows.sum(axis=0)
-    dgamma = (dy_rows * (as_rows(x) - mean) * scale).sum(axis=0)
+    u, scale = normalized(x, mean, variance, epsilon)
+    dy_rows = before_activation(as_rows(dy), u, gamma, beta, activation)
     dx = deliver(affine(scale * dy_rows, gamma).reshape(x.shape), x.dtype, out)
-    return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+    return dx, (dy_rows * u).sum(axis=0).astype(x.dtype), dy_rows.sum(axis=0).astype(x.dtype)
+
+
+def normalized(x, mean, variance, epsilon):
+    """u (N, c) and the factor 1 / sqrt(variance + epsilon) in it."""
+    scale = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
+    return (as_rows(x) - mean) * scale, scale
+
+
+def before_activation(dy, u, gamma, beta, activation):
+    """The gradient of gamma u + beta where dy is that of its activation."""
+    if activation is None:
+        return dy
+    return activate_grad(dy, affine(u, gamma, beta), rectifier(activation))
+
+
+def rectifier(activation):
+    """`activation`, which must be one whose derivative follows from the sign."""
+    if activation[0] not in ("relu", "leaky_relu"):
+        raise ValueError(
+            f"activation {activation[0]!r} cannot follow within batch normalization: "
+            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
+        )
+    return activation
 
 
 def affine(u, gamma, beta=None):
