@@ -7,16 +7,15 @@ import numpy as np
 
 from minicnn.data.batches import one_of
 from minicnn.data.folders import SUFFIXES, index_directory
-from minicnn.data.image_iterators import Iterator, part_of, picture_saver
-from minicnn.data.pictures import Preparation, check_data_format, picture_size
+from minicnn.data.image_iterators import PictureIterator
+from minicnn.data.pictures import Preparation, picture_size
 from minicnn.errors import warn
 
 
-class FileIterator(Iterator):
+class FileIterator(PictureIterator):
     """Batches of pictures that are read from files when they are needed.
 
-    Subclasses find the files and set filenames, filepaths, and what `targets` needs. Their
-    constructors have Keras's arguments; what those of both mean is looked at here.
+    Subclasses find the files and set filenames, filepaths, and what `targets` needs.
     """
 
     class_modes = ("binary", "categorical", "input", "sparse", None)
@@ -24,32 +23,22 @@ class FileIterator(Iterator):
     def __init__(
         self,
         image_data_generator,
-        pictures,  # target_size, color_mode, interpolation, keep_aspect_ratio
-        saving,  # save_to_dir, save_prefix, save_format
-        class_mode,
         data_format,
         subset,
         dtype,
+        saving,  # save_to_dir, save_prefix, save_format
+        pictures,  # target_size, color_mode, interpolation, keep_aspect_ratio
+        class_mode,
     ):
-        check_data_format(data_format)
+        super().__init__(image_data_generator, data_format, subset, dtype, saving, 10_000_000)
         one_of("class_mode", class_mode, self.class_modes)
         self.preparation = Preparation(picture_size("target_size", pictures[0]), *pictures[1:])
-        self.image_data_generator = image_data_generator
         self.target_size, self.image_shape = self.preparation.size, self.preparation.shape
         self.color_mode, self.class_mode = self.preparation.color_mode, class_mode
-        self.data_format = data_format or "channels_last"
-        self.subset, self.split = subset, part_of(subset, image_data_generator)
         self.interpolation = self.preparation.interpolation
         self.keep_aspect_ratio = bool(self.preparation.crop_to_aspect_ratio)
-        self.dtype = dtype or image_data_generator.dtype
-        self.saver = picture_saver(*saving, 10_000_000)
         self.classes = self.class_indices = self.sample_weight = None
         self.filenames, self.filepaths = [], []
-
-    def begin(self, batch_size, shuffle, seed):
-        """What is left to do once the files are known."""
-        self.samples = len(self.filepaths)
-        super().__init__(self.samples, batch_size, shuffle, seed)
 
     @property
     def labels(self):
@@ -66,9 +55,7 @@ class FileIterator(Iterator):
         pictures = np.empty((len(index_array), *self.image_shape), np.uint8)
         for picture, number in zip(pictures, index_array, strict=True):
             picture[...] = self.preparation.read(self.filepaths[number])
-        x = self.image_data_generator.prepare(pictures, random).astype(self.dtype, copy=False)
-        if self.saver:
-            self.saver(x, index_array, random)
+        x = self.changed(pictures, index_array, random)
         if self.class_mode is None:
             return x
         y = x.copy() if self.class_mode == "input" else self.targets(index_array)
@@ -110,12 +97,12 @@ class DirectoryIterator(FileIterator):
     ):
         super().__init__(
             image_data_generator,
-            (target_size, color_mode, interpolation, keep_aspect_ratio),
-            (save_to_dir, save_prefix, save_format),
-            class_mode,
             data_format,
             subset,
             dtype,
+            (save_to_dir, save_prefix, save_format),
+            (target_size, color_mode, interpolation, keep_aspect_ratio),
+            class_mode,
         )
         self.directory = directory
         index = index_directory(directory, class_names=classes or None, follow_links=follow_links)
@@ -124,26 +111,26 @@ class DirectoryIterator(FileIterator):
             _check_number_of_classes(class_mode, index.class_names, f"{directory}")
         labels, paths = np.asarray(index.labels, np.int32), list(index.paths)
         if self.split is not None:
+            fraction = self.image_data_generator._validation_split
             chosen = _part_of_each_class(labels, self.split)
             missing = [
                 name for name, k in self.class_indices.items() if k not in set(labels[chosen])
             ]
             if not len(chosen):
                 raise ValueError(
-                    f"no picture of {directory} is left for subset={subset!r} with validation_split"
-                    f"={image_data_generator._validation_split}: too few pictures in each class"
+                    f"no picture of {directory} is left for subset={subset!r} with "
+                    f"validation_split={fraction}: too few pictures in each class"
                 )
             if missing:
                 warn(
                     f"subset={subset!r} of {directory} has no picture of class "
-                    f"{', '.join(missing)}: too few for validation_split="
-                    f"{image_data_generator._validation_split}"
+                    f"{', '.join(missing)}: too few for validation_split={fraction}"
                 )
             labels, paths = labels[chosen], [paths[number] for number in chosen]
         self.classes = labels
         self.filepaths = paths
         self.filenames = [os.path.relpath(path, directory) for path in paths]
-        self.begin(batch_size, shuffle, seed)
+        self.begin(len(paths), batch_size, shuffle, seed)
         print(f"Found {self.samples} images belonging to {self.num_classes} classes.")
 
 
@@ -185,12 +172,12 @@ class DataFrameIterator(FileIterator):
             class_mode = "raw"
         super().__init__(
             image_data_generator,
-            (target_size, color_mode, interpolation, keep_aspect_ratio),
-            (save_to_dir, save_prefix, save_format),
-            class_mode,
             data_format,
             subset,
             dtype,
+            (save_to_dir, save_prefix, save_format),
+            (target_size, color_mode, interpolation, keep_aspect_ratio),
+            class_mode,
         )
         self.directory = directory or ""
         with_classes = class_mode in ("binary", "categorical", "sparse")
@@ -199,23 +186,7 @@ class DataFrameIterator(FileIterator):
             if not isinstance(name, str | os.PathLike):
                 raise TypeError(f"column x_col={x_col!r} holds file names, not {name!r}")
         paths = [os.path.join(self.directory, name) for name in names]
-        keep = range(len(paths))
-        if validate_filenames:
-            keep = [
-                i for i in keep if paths[i].lower().endswith(SUFFIXES) and Path(paths[i]).is_file()
-            ]
-            wrong = sorted(set(range(len(paths))) - set(keep))
-            if wrong and keep:
-                warn(
-                    f"{len(wrong)} of {len(paths)} rows name no picture file and are left out, the "
-                    f"first is {paths[wrong[0]]!r} (files end in {', '.join(SUFFIXES)})"
-                )
-            elif wrong:
-                raise ValueError(
-                    f"none of the {len(paths)} rows names a picture file, the first is "
-                    f"{paths[0]!r}: give the folder as directory, and names with their suffix "
-                    f"({', '.join(SUFFIXES)})"
-                )
+        keep = _rows_with_pictures(paths) if validate_filenames else range(len(paths))
         if with_classes:
             column = _column(dataframe, y_col, "y_col", len(names))
             labels, known = _known_classes(column, keep, classes, class_mode, y_col)
@@ -251,7 +222,7 @@ class DataFrameIterator(FileIterator):
                     f"column weight_col={weight_col!r} holds numbers, not {weight[0]!r}"
                 )
             self.sample_weight = weight[list(keep)]
-        self.begin(batch_size, shuffle, seed)
+        self.begin(len(keep), batch_size, shuffle, seed)
         kind = "validated" if validate_filenames else "non-validated"
         end = f" belonging to {self.num_classes} classes." if with_classes else "."
         print(f"Found {self.samples} {kind} image filenames{end}")
@@ -287,6 +258,25 @@ def _check_number_of_classes(class_mode, names, where):
         )
     elif class_mode == "categorical" and len(names) == 1:
         warn(f"{where} has one class only, {names[0]!r}: there is nothing to learn")
+
+
+def _rows_with_pictures(paths):
+    """Numbers of the paths that are picture files; one warning of the others."""
+    keep, wrong = [], []
+    for i, path in enumerate(paths):
+        good = path.lower().endswith(SUFFIXES) and Path(path).is_file()
+        (keep if good else wrong).append(i)
+    if wrong and not keep:
+        raise ValueError(
+            f"none of the {len(paths)} rows names a picture file, the first is {paths[0]!r}: give "
+            f"the folder as directory, and names with their suffix ({', '.join(SUFFIXES)})"
+        )
+    if wrong:
+        warn(
+            f"{len(wrong)} of {len(paths)} rows name no picture file and are left out, the first "
+            f"is {paths[wrong[0]]!r} (files end in {', '.join(SUFFIXES)})"
+        )
+    return keep
 
 
 def _column(table, name, argument, rows=None):

@@ -110,7 +110,39 @@ class Iterator(PyDataset):
         return self.make_batch(order[first : first + self.batch_size], random)
 
 
-class NumpyArrayIterator(Iterator):
+class PictureIterator(Iterator):
+    """Batches that an ImageDataGenerator changes: what those of arrays and of files share.
+
+    Their constructors have Keras's arguments; what these mean for both is looked at here. They
+    call `begin` as soon as they know how many samples there are.
+    """
+
+    def __init__(self, image_data_generator, data_format, subset, dtype, saving, names):
+        check_data_format(data_format)
+        if image_data_generator is None:
+            from minicnn.data.image_generator import ImageDataGenerator  # which imports this file
+
+            image_data_generator = ImageDataGenerator()  # changes nothing
+        self.image_data_generator = image_data_generator
+        self.data_format = data_format or "channels_last"
+        self.subset, self.split = subset, part_of(subset, image_data_generator)
+        self.dtype = dtype or image_data_generator.dtype
+        self.saver = picture_saver(*saving, names)
+
+    def begin(self, samples, batch_size, shuffle, seed):
+        """What is left of the construction."""
+        self.samples = samples
+        super().__init__(samples, batch_size, shuffle, seed)
+
+    def changed(self, pictures, index_array, random):
+        """A new batch of the pictures, changed by the generator, and saved where that is wanted."""
+        x = self.image_data_generator.prepare(pictures, random).astype(self.dtype, copy=False)
+        if self.saver:
+            self.saver(x, index_array, random)
+        return x
+
+
+class NumpyArrayIterator(PictureIterator):
     """Batches of pictures x (n, h, w, c) in memory, with y and weights where they are given."""
 
     def __init__(
@@ -156,9 +188,11 @@ class NumpyArrayIterator(Iterator):
                     f"flow takes a row of {name} for every picture: x has shape {x.shape}, "
                     f"{name} {array.shape}"
                 )
-        part = part_of(subset, image_data_generator)
-        if part is not None:
-            at = int(len(x) * image_data_generator._validation_split)
+        saving = save_to_dir, save_prefix, save_format
+        super().__init__(image_data_generator, data_format, subset, dtype, saving, 10_000)
+        fraction = self.image_data_generator._validation_split
+        if self.split is not None:
+            at = int(len(x) * fraction)
             if y is not None and not ignore_class_split:
                 _check_classes_of_parts(y, at)
             rows = slice(0, at) if subset == "validation" else slice(at, None)
@@ -166,28 +200,17 @@ class NumpyArrayIterator(Iterator):
             y, weight = (None if one is None else one[rows] for one in (y, weight))
         if not len(x):
             raise ValueError(
-                f"no picture is left for subset={subset!r} with validation_split="
-                f"{image_data_generator._validation_split}"
+                f"no picture is left for subset={subset!r} with validation_split={fraction}"
                 if subset
                 else "x holds no pictures"
             )
-        check_data_format(data_format)
         self.x, self.x_misc, self.y, self.sample_weight = x, others, y, weight
-        self.image_data_generator = image_data_generator
-        self.data_format = data_format or "channels_last"
         self.image_shape = x.shape[1:]
-        self.samples = len(x)
-        self.subset = subset
-        self.dtype = dtype or image_data_generator.dtype
-        self.saver = picture_saver(save_to_dir, save_prefix, save_format, 10_000)
-        super().__init__(len(x), batch_size, shuffle, seed)
+        self.begin(len(x), batch_size, shuffle, seed)
 
     def make_batch(self, index_array, random):
         """x, (x, y) or (x, y, sample_weight); x is a list if there are other inputs."""
-        x = self.image_data_generator.prepare(self.x[index_array], random)
-        x = x.astype(self.dtype, copy=False)
-        if self.saver:
-            self.saver(x, index_array, random)
+        x = self.changed(self.x[index_array], index_array, random)
         if self.x_misc:
             x = [x, *(one[index_array] for one in self.x_misc)]
         batch = (x, self.y, self.sample_weight)

@@ -10,9 +10,10 @@ from PIL import Image
 
 import minicnn
 from minicnn import layers
+from minicnn.data.pictures import read_picture
 from minicnn.errors import PictureError
 from minicnn.preprocessing import image
-from minicnn.preprocessing.image import ImageDataGenerator
+from minicnn.preprocessing.image import DataFrameIterator, DirectoryIterator, ImageDataGenerator
 
 X = np.random.default_rng(0).integers(0, 256, (22, 6, 5, 3)).astype(np.uint8)
 Y = np.arange(22) % 2
@@ -343,6 +344,9 @@ def test_a_class_too_small_to_be_in_both_parts(folder):
     "arguments, message",
     [
         ({"target_size": 64}, "pair of positive integers"),
+        ({"target_size": (5,)}, r"target_size is a pair .*, not \(5,\)$"),
+        ({"target_size": 5.5}, "target_size is a pair .*, not 5.5$"),
+        ({"target_size": (5, True)}, "target_size is a pair"),
         ({"target_size": (64, 64, 3)}, "color_mode decides"),
         ({"target_size": (64, 0)}, "positive"),
         ({"color_mode": "gray"}, "'grayscale', 'rgb', 'rgba'"),
@@ -518,6 +522,18 @@ def test_a_table(folder, kind, capsys):
     np.testing.assert_array_equal(y, [0] * 7 + [1] * 5)
     np.testing.assert_array_equal(weight, 0.5 * np.arange(12))
     np.testing.assert_array_equal(x[..., 2].mean(axis=(1, 2)), 255 * y)
+
+
+def test_without_a_generator_nothing_is_changed(folder):
+    common = {"target_size": (8, 8), "shuffle": False, "seed": 1}
+    flow = DataFrameIterator(table(folder), folder, **common)
+    x, y = next(flow)
+    files = [os.path.join(folder, name) for name in flow.filenames]
+    np.testing.assert_array_equal(
+        x, [read_picture(file, size=(8, 8), interpolation="nearest") for file in files]
+    )
+    assert y.sum(axis=0).tolist() == [7, 5]
+    equal(next(DirectoryIterator(folder, None, **common)), (x, y))
 
 
 def test_numbers_as_targets(folder):
