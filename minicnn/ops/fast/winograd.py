@@ -169,9 +169,17 @@ def _load_whole_or_first(v, size, place, count):
     return [values[i * size : (i + 1) * size] for i in range(size)]
 
 
-def _store_whole_or_first(v, tile, place, count):
+def _store_whole_or_first(v, tile, place, count, streaming=None):
     builder = v.builder
     cells = [(tile[i][j], place(i, j)) for i in range(len(tile)) for j in range(len(tile[0]))]
+    if streaming is not None:
+        with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
+            with yes:
+                for value, (array, index) in cells:
+                    v.stream(value, array, index)
+            with no:
+                _store_whole_or_first(v, tile, place, count)
+        return
     with builder.if_else(builder.icmp_signed(">=", count, v.integer(v.lanes))) as (whole, part):
         with whole:
             for value, (array, index) in cells:
@@ -256,7 +264,7 @@ def _transform_kernel_grad(
 
 @simd.vector_intrinsic
 def _transform_output(
-    v, m, m0, element_step, start, channel, floor0, count, table, table0, code, slope
+    v, m, m0, element_step, start, channel, floor0, count, table, table0, streaming, code, slope
 ):
     """Y = A^T m A + bias, then the activation if it is a rectifier."""
     builder = v.builder
@@ -274,9 +282,10 @@ def _transform_output(
     with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, linear):
         with rectifier:
             change = gemm.rectified(v, code, slope, start, floor0)
-            _store_whole_or_first(v, [[change(y) for y in row] for row in tile], pixel, count)
+            tile_of_y = [[change(y) for y in row] for row in tile]
+            _store_whole_or_first(v, tile_of_y, pixel, count, streaming)
         with linear:
-            _store_whole_or_first(v, tile, pixel, count)
+            _store_whole_or_first(v, tile, pixel, count, streaming)
 
 
 # -- Kernels ---------------------------------------------------------------------------------------
@@ -361,16 +370,17 @@ def _transform_strip(g, taps, row_step, column_step, first, count, rows, columns
 
 
 @parallel_kernel
-def tiles_product(x, table, u, start, y, code, slope, block, zeros, outside, v, m, addresses):
+def tiles_product(x, table, u, start, y, streaming, code, slope, block, zeros, outside, v, m,
+                  addresses):  # fmt: skip
     """y = activation(x * kernel + bias) from the transformed kernel u."""
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, u, start, y, code, slope, block, zeros, outside,
-                       v, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), x, table, u, start, y, streaming, code, slope, block,
+                       zeros, outside, v, m, addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, u, start, y, code, slope, block, zeros, outside, vs, ms,
-                   tables):  # fmt: skip
+def _tiles_product(worker, x, table, u, start, y, streaming, code, slope, block, zeros, outside,
+                   vs, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
@@ -404,11 +414,12 @@ def _tiles_product(worker, x, table, u, start, y, code, slope, block, zeros, out
                 for j in range(0, columns, lanes):
                     _transform_output(
                         m, q * m_row + j, m_step, start, f + j, f + j + to_floor, columns - j,
-                        addresses, q * ELEMENTS, code, slope,
+                        addresses, q * ELEMENTS, streaming, code, slope,
                     )  # fmt: skip
         if code > gemm.FLOOR:
             _activate_tiles(y, table, first, count, code, slope)
         first += count
+    simd.end_of_stream(y)
 
 
 @kernel
@@ -594,12 +605,24 @@ def _product(x, table, u, bias, activation, y):
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
     tiles_product(
-        x, table, u, start, y, code, slope, block, _zeros(channels + 2 * lanes, x.dtype),
-        np.empty(filters + lanes, x.dtype),
+        x, table, u, start, y, _streaming(table, y, code), code, slope, block,
+        _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
         arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
         arena.empty((workers, ELEMENTS * m_step), x.dtype),
         np.empty((workers, block, ELEMENTS), np.int64),
     )  # fmt: skip
+
+
+def _streaming(table, y, code):
+    """Whether the outputs go past the caches: then they are whole vectors, and nothing but the
+    transform touches them."""
+    whole = int(table[FILTERS]) % simd.lanes(y.dtype) == 0 and code <= gemm.FLOOR
+    return int(whole and simd.streams(y, int(table[OUT_PIXEL])))
+
+
+def _outside(filters, dtype):
+    """Where outputs outside the picture go; long enough that it is aligned."""
+    return arena.empty((max(filters + simd.lanes(dtype), arena.SMALLEST),), dtype)
 
 
 def _transformed_kernel(kernel, taps, row_step, column_step, rows, columns):
