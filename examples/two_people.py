@@ -20,6 +20,7 @@ import numpy as np
 
 from minicnn import Input, Sequential, check_training, load_model, set_random_seed
 from minicnn.callbacks import EarlyStopping, ReduceLROnPlateau
+from minicnn.data.folders import pictures_under
 from minicnn.data.splitting import groups_of_alike, stratified_split
 from minicnn.errors import PictureError
 from minicnn.layers import (
@@ -41,7 +42,6 @@ from minicnn.optimizers import Adam
 from minicnn.utils import img_to_array, load_img
 from minicnn.visualization import write_report
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
@@ -60,9 +60,8 @@ def read_folders(directory, size):
     folders = sorted(p for p in directory.iterdir() if p.is_dir() and p.name[0] not in "._")
     pixels, labels, paths, names = [], [], [], []
     for folder in folders:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         read = 0
-        for path in files:
+        for path in map(Path, pictures_under(folder)):
             try:
                 pixels.append(read_photograph(path, size))
             except PictureError as error:

@@ -7,13 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from minicnn.cli import fail, say
-from minicnn.data.folders import FolderIndex, index_directory
+from minicnn.data.folders import PARTS, FolderIndex, index_directory
 from minicnn.data.picture_datasets import PictureFiles
 from minicnn.data.pictures import look_at_header
 from minicnn.errors import PictureError
 
-PARTS = {"train": ("train", "training"), "validation": ("validation", "val", "valid")}
-PARTS["test"] = ("test", "testing")
 SHOWN = 10  # names of damaged files that are listed
 GREY = ("1", "L", "LA", "I", "I;16", "F")  # Pillow's names
 

@@ -14,7 +14,12 @@ from minicnn.errors import warn
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Pictures that phones, browsers and cameras write and that are left out, which is told.
 NOT_READ = {".arw", ".avif", ".cr2", ".dng", ".heic", ".heif", ".jfif", ".jpe", ".nef", ".svg"}
-PARTS = {"train", "training", "validation", "val", "valid", "test", "testing"}
+# What folders of the parts of the data are called.
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass
@@ -90,7 +95,7 @@ def index_directory(
         loose = [e.name for e in entries if _is_picture(e.name, suffixes) and e.is_file()]
         if loose:
             notes.append(f"{len(loose)} pictures lie beside the folders of classes: {loose[0]!r}")
-        if {name.lower() for name in names} <= PARTS:
+        if {name.lower() for name in names} <= {name for some in PARTS.values() for name in some}:
             notes.append(f"{', '.join(names)} are taken for classes: give the folder of one part")
     _tell(directory, *notes)
     counts = [len(found[name]) for name in names]
