@@ -19,6 +19,7 @@ from benchmarks.shapes import GROUPS
 
 WORKS = (*NETWORKS, "layers", "roofline", "bandwidth", "memory", "startup")
 VERIFIED = ("torch", "torch-cl")
+LAYER_ROUNDS = 3  # turns of each engine for each of some 130 layers and directions
 MEMORY_CASES = (("cifar10", 64), ("cifar10", 256), ("celeba", 32))
 IDLE_LIMIT = 0.03  # of a processor: more than this disturbs whoever is being timed
 
@@ -156,7 +157,12 @@ def _layer(options, engines, group, number, layer):
     able = [name for name in engines.workers if name not in lacking]
     for direction in layer.directions:
         times, refused = engines.measure(
-            direction, options.rounds, able, milliseconds=options.milliseconds
+            direction,
+            min(options.rounds, LAYER_ROUNDS),
+            able,
+            warm_up=1,
+            least=1,
+            milliseconds=options.milliseconds,
         )
         yield {
             "layer": layer.name,
@@ -210,12 +216,13 @@ def bandwidth(run, threads):
 
 def memories(run, threads):
     """Peak memory of training, and whether it stays the same over 200 epochs."""
-    setting = run.setting(threads)
+    setting, quick = run.setting(threads), run.options.quick
     names = run.peers("train")
-    for name, batch_size in MEMORY_CASES:
+    for name, batch_size in MEMORY_CASES[:1] if quick else MEMORY_CASES:
         if not run.wants("memory", name, batch_size, threads):
             continue
-        rows = memory.training(names, setting, run.log, run.weights(name), name, batch_size)
+        steps = 2 if quick else memory.STEPS
+        rows = memory.training(names, setting, run.log, run.weights(name), name, batch_size, steps)
         run.results.add(
             run.key("memory", name, batch_size, threads),
             "memory",
@@ -226,14 +233,15 @@ def memories(run, threads):
             rows=rows,
         )
     if run.wants("epochs", threads):
-        rows = memory.epochs(setting, run.log, run.weights("cifar10"))
+        counts = (1, 2) if quick else memory.EPOCHS
+        rows = memory.epochs(setting, run.log, run.weights("cifar10"), counts)
         run.results.add(run.key("epochs", threads), "epochs", threads=threads, rows=rows)
 
 
 def start(run, threads):
     """Import and first step."""
     if run.wants("startup", threads):
-        file, rounds = run.weights("cifar10"), min(run.options.rounds, 3)
+        file, rounds = run.weights("cifar10"), 1 if run.options.quick else 2
         rows = startup.measure(run.options.peers, run.setting(threads), file, rounds)
         run.results.add(run.key("startup", threads), "startup", threads=threads, rows=rows)
 
@@ -279,12 +287,13 @@ def arguments():
     add("--threads", type=int, nargs="+", default=[2, 1],
         help="one after another; memory and start-up are measured with the first only")  # fmt: skip
     add("--batch-sizes", type=int, nargs="+", help="instead of those of each network")
-    add("--rounds", type=int, default=5, help="turns of every engine, after a warm-up")
+    add("--rounds", type=int, default=5,
+        help=f"turns of every engine; at most {LAYER_ROUNDS} for single layers")  # fmt: skip
     add("--steps", type=int, default=5, help="steps of a network per turn at most")
-    add("--seconds", type=float, default=0.3,
+    add("--seconds", type=float, default=0.2,
         help="no further step of a network in a turn after that; one is always taken")  # fmt: skip
     add("--milliseconds", type=float, default=10, help="time of a layer per turn")
-    add("--quick", action="store_true", help="two rounds of two steps, to see that it works")
+    add("--quick", action="store_true", help="next to nothing of everything, to see that it works")
     add("--isa", choices=("host", "avx2"), default="host",
         help="avx2: everything limited to AVX2, as on a processor without AVX-512")  # fmt: skip
     add("--python", nargs="+", default=[], metavar="PEER=PATH",

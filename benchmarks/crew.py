@@ -209,13 +209,13 @@ class Crew:
             for name, worker in self.workers.items()
         }
 
-    def measure(self, work, rounds, names, **amount):
+    def measure(self, work, rounds, names, warm_up=2, **amount):
         """{name: milliseconds of each step} in turns, {name: why it refuses}.
 
-        Two steps that do not count come first, side by side: they compile. An engine that cannot
-        do this work stays in the crew.
+        `warm_up` steps that do not count come first, side by side: they compile. An engine that
+        cannot do this work stays in the crew.
         """
-        first = {"do": "time", "work": work, "least": 2}
+        first = {"do": "time", "work": work, "least": warm_up}
         answers = self.ask_each(dict.fromkeys(names, first))
         times = {name: [] for name in names}
         refused = {name: a for name, a in answers.items() if isinstance(a, Failure)}

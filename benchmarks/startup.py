@@ -85,7 +85,7 @@ def measure(names, setting, weights, rounds):
         for name, values in found.items()
     ]
     cold = []
-    for _ in range(min(2, rounds)):
+    for _ in range(min(2, rounds)):  # each compiles all kernels of the network
         with tempfile.TemporaryDirectory() as folder:
             environment = {**setting.environment(OURS), "MINICNN_CACHE": folder}
             environment.pop("NUMBA_CACHE_DIR", None)

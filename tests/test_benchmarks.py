@@ -103,6 +103,50 @@ def test_a_turn_has_its_bounds(options, count):
     assert len(session.time("step", **options)["ms"]) == count
 
 
+class Engine:
+    """A worker without a process."""
+
+    def __init__(self, refuses=""):
+        self.refuses, self.asked = refuses, []
+
+    def send(self, **command):
+        self.asked.append(command)
+
+    def answer(self):
+        if self.asked[-1].get("work") == self.refuses:
+            raise crew.Failure("has no such work")
+        return {"ms": [1.0] * self.asked[-1]["least"]}
+
+    def ask(self, **command):
+        self.send(**command)
+        return self.answer()
+
+    def settle(self):
+        pass
+
+
+def crew_of(**workers):
+    made = crew.Crew([], crew.Setting(threads=1), log=None)
+    made.workers = workers
+    return made
+
+
+def test_who_refuses_is_named_and_warming_up_does_not_count():
+    made = crew_of(minicnn=Engine(), torch=Engine(refuses="predict"))
+    times, refused = made.measure("predict", 5, ["minicnn", "torch"], least=3)
+    assert times == {"minicnn": [1.0] * 15}
+    assert refused == {"torch": "has no such work"}
+    times, refused = made.measure("train", 5, ["minicnn", "torch"], least=1)
+    assert times == {"minicnn": [1.0] * 5, "torch": [1.0] * 5} and not refused
+    assert [c["least"] for c in made.workers["torch"].asked] == [2, 2, 1, 1, 1, 1, 1]
+
+
+def test_nothing_is_compared_with_a_minicnn_that_fails():
+    made = crew_of(minicnn=Engine(refuses="train"), torch=Engine())
+    with pytest.raises(SystemExit, match="minicnn itself fails.*has no such work"):
+        made.measure("train", 2, ["minicnn", "torch"], least=1)
+
+
 def test_few_steps_have_no_quantiles_beyond_them():
     found = crew.summary([3.0, 9.0])
     assert found["ms"] == 6.0 and 3.0 <= found["low"] < found["high"] <= 9.0
