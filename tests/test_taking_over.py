@@ -37,7 +37,7 @@ def shaken(model):
     return model
 
 
-def calls(model, x, monkeypatch):
+def calls(model, x, monkeypatch, context=None):
     """The output, and the layers whose forward ran."""
     ran = []
     for kind in dict.fromkeys(kind for layer in model.layers for kind in type(layer).__mro__):
@@ -49,7 +49,7 @@ def calls(model, x, monkeypatch):
                 return plain(self, x, context)
 
             monkeypatch.setattr(kind, "forward", forward)
-    y, _ = model.forward(x, Context())
+    y, _ = model.forward(x, context or Context())
     return y, [layer for layer in dict.fromkeys(ran) if layer in model.layers]
 
 
@@ -81,6 +81,16 @@ def test_number_of_passes(chain, monkeypatch):
     makers, passes = CHAINS[chain]
     model = shaken(Sequential([Input((5, 5, 3)), Conv2D(4, 3), *(make() for make in makers)]))
     _, ran = calls(model, np.ones((1, 5, 5, 3), np.float32), monkeypatch)
+    assert len(ran) == passes
+
+
+@pytest.mark.parametrize("activation, passes", [("relu", 2), ("leaky_relu", 2), ("elu", 3)])
+def test_number_of_passes_in_training(activation, passes, monkeypatch):
+    """A convolution, its batch normalisation, which takes over rectifiers only."""
+    layers = [Conv2D(4, 3), BatchNormalization(), Activation(activation)]
+    model = Sequential([Input((5, 5, 3)), *layers])
+    context = Context(training=True, keep=True)
+    _, ran = calls(model, np.ones((1, 5, 5, 3), np.float32), monkeypatch, context)
     assert len(ran) == passes
 
 

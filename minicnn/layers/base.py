@@ -393,12 +393,20 @@ class Layer(Configurable):
         raise ValueError(f"{type(self).__name__} '{self.name}' {message}")
 
 
+def computes_as(layer, family):
+    """Whether `layer` has the forward and backward of the class `family`, not its own."""
+    return all(
+        getattr(getattr(layer, name), "__func__", None) is getattr(family, name)
+        for name in ("forward", "backward")
+    )
+
+
 def activation_for_above(layer, family):
     """The fused activation of a layer of `family` whose derivative the layer above may apply.
 
     None where a subclass has a backward of its own, which would not know a GradientOfSum.
     """
-    if type(layer).backward is not family.backward or layer.activity_regularizer is not None:
+    if not computes_as(layer, family) or layer.activity_regularizer is not None:
         return None
     return getattr(layer.activation, "fused", None)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, activation_for_above, table
+from minicnn.layers.base import Layer, activation_for_above, computes_as, table
 from minicnn.ops import shapes
 
 
@@ -106,7 +106,7 @@ class Conv2D(Layer):
         return self.strides, self.padding, self.dilation_rate, self.groups
 
     def takes_over(self, following, context):
-        if type(self).forward is not Conv2D.forward:
+        if not computes_as(self, Conv2D):
             return 0
         predicting = not (context.training or context.keep)
         ending = _Ending(self)

@@ -5,7 +5,7 @@ import numpy as np
 from minicnn import constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, computes_as, table
 
 
 @table.register("BatchNorm")
@@ -104,7 +104,7 @@ class BatchNormalization(Layer):
 
     @property
     def scale_and_offset(self):
-        if type(self).forward is not BatchNormalization.forward or self.axis != -1:
+        if not computes_as(self, BatchNormalization) or self.axis != -1:
             return None
         mean, variance = (
             state.value.astype(np.float64) for state in (self.moving_mean, self.moving_variance)
@@ -114,41 +114,56 @@ class BatchNormalization(Layer):
             scale = scale * self.gamma.value
         return scale, (self.beta.value if self.center else 0) - mean * scale
 
+    def takes_over(self, following, context):
+        """A rectifier, whose derivative follows from what is normalised."""
+        mine = computes_as(self, BatchNormalization)
+        return int(mine and _rectifier(following[0]) is not None)
+
     def forward(self, x, context):
         x = self._channels_last(x)
         gamma = self.gamma.value if self.scale else None
         beta = self.beta.value if self.center else None
+        activation = _rectifier(*context.taken) if context.taken else None
         by_batch = context.training and self.trainable
         if by_batch:
-            y, mean, variance = ops.batch_norm_train(x, gamma, beta, self.epsilon)
+            y, mean, variance = ops.batch_norm_train(x, gamma, beta, self.epsilon, activation)
             if not context.frozen_state:
                 self._move(self.moving_mean, mean)
                 self._move(self.moving_variance, variance)
         else:
             mean, variance = self.moving_mean.value, self.moving_variance.value
-            y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon)
+            y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon, activation)
         below = context.below if by_batch and self.axis in (-1, x.ndim - 1) else None
-        return self._channels_back(y), (x, mean, variance, by_batch, below)
+        return self._channels_back(y), (x, mean, variance, by_batch, below, activation)
 
     def _move(self, moving, batch):
         moving.value *= self.momentum
         moving.value += (1 - self.momentum) * batch
 
     def backward(self, dy, saved, needs_dx):
-        x, mean, variance, by_batch, below = saved
+        x, mean, variance, by_batch, below, activation = saved
         gamma = self.gamma.value if self.scale else None
-        rest = (x, gamma, mean, variance, self.epsilon)
+        beta = self.beta.value if self.center else None
+        norm = (x, gamma, mean, variance, self.epsilon)
         if below:
-            dz, sums, dgamma, dbeta = ops.batch_norm_activation_grad(dy, *rest, below)
+            dz, sums, dgamma, dbeta = ops.batch_norm_activation_grad(
+                dy, *norm, below, beta, activation
+            )
         else:
             grad = ops.batch_norm_train_grad if by_batch else ops.batch_norm_inference_grad
-            dx, dgamma, dbeta = grad(self._channels_last(dy), *rest)
+            dx, dgamma, dbeta = grad(self._channels_last(dy), *norm, beta, activation)
         if self.scale and self.gamma.trainable:
             self.gamma.accumulate(dgamma)
         if self.center and self.beta.trainable:
             self.beta.accumulate(dbeta)
         if needs_dx:
             return GradientOfSum(dz, sums) if below else self._channels_back(dx)
+
+
+def _rectifier(layer):
+    """The activation of a layer that is a rectifier and nothing else, else None."""
+    fused = getattr(layer.whole_activation, "fused", None)
+    return fused if fused and fused[0] in ("relu", "leaky_relu") else None
 
 
 BatchNorm = BatchNormalization
