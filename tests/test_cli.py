@@ -308,9 +308,14 @@ def test_predict_goes_on_after_a_picture_that_cannot_be_read(trained, pictures):
     bad, missing = pictures / "frog" / "broken.jpg", pictures / "nothing.jpg"
     result = run("predict", trained[0], bad, pictures / "frog" / "004.jpg", missing)
     assert result.exit_code == 1 and len(result.stdout.splitlines()) == 1
-    assert len(result.stderr.splitlines()) == 2 and str(missing) in result.stderr
-    result = run("predict", "--json", trained[0], bad)
-    assert result.exit_code == 1 and "error" in json.loads(result.stdout)[0]
+    assert result.stderr.splitlines() == [
+        f"minicnn: error: {bad} is no picture but text, it begins with b'no picture'",
+        f"minicnn: error: {missing} cannot be read: No such file or directory",
+    ]
+    result = run("predict", "--json", trained[0], missing)
+    assert result.exit_code == 1
+    reason = "cannot be read: No such file or directory"
+    assert json.loads(result.stdout) == [{"file": str(missing), "error": reason}]
 
 
 def test_predict_a_folder(trained, pictures, tmp_path):
@@ -403,6 +408,27 @@ def test_files_that_are_no_models(tmp_path, trained, pictures):
     model = minicnn.Sequential([layers.Input((5,)), layers.Dense(2)])
     model.save(tmp_path / "vector.keras")
     assert "not pictures of one size" in fails("predict", tmp_path / "vector.keras", photo)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class_names": None},
+        {"preparation": {"size": [16, 16]}},
+        {"preparation": {"size": [16], "color_mode": "rgb"}},
+        {"preparation": "stretched"},
+        {"training": 7},
+    ],
+)
+def test_notes_of_other_hands(tmp_path, trained, pictures, change):
+    model = minicnn.load_model(trained[0])
+    model.notes = {"pictures": {**model.notes["pictures"], **change}}
+    path = tmp_path / "a.keras"
+    model.save(path)
+    for command in (("info", path), ("predict", path, pictures / "frog" / "002.jpg")):
+        told = fails(*command)
+        assert "its notes on pictures are not as minicnn train writes them" in told
+        assert len(told.splitlines()) == 1
 
 
 def test_other_classes(tmp_path, trained):

@@ -13,14 +13,19 @@ def write(model, class_names, preparation, trained):
     model.notes = {
         KEY: {
             "class_names": list(class_names),
-            "preparation": {
-                "size": list(preparation.size),
-                "color_mode": preparation.color_mode,
-                "interpolation": preparation.interpolation,
-                "crop_to_aspect_ratio": preparation.crop_to_aspect_ratio,
-            },
+            "preparation": as_dict(preparation),
             "training": trained,
         }
+    }
+
+
+def as_dict(preparation):
+    """As it stands in a file."""
+    return {
+        "size": list(preparation.size),
+        "color_mode": preparation.color_mode,
+        "interpolation": preparation.interpolation,
+        "crop_to_aspect_ratio": preparation.crop_to_aspect_ratio,
     }
 
 
@@ -35,6 +40,25 @@ def open_model(path):
     return model
 
 
+def card_of(model, path):
+    """(class names, preparation, what is known of the training) by the notes; None without any."""
+    card = (model.notes or {}).get(KEY)
+    if card is None:
+        return None
+    try:
+        names = [str(name) for name in card["class_names"]]
+        preparation = Preparation(
+            card["preparation"]["size"],
+            card["preparation"]["color_mode"],
+            card["preparation"]["interpolation"],
+            bool(card["preparation"]["crop_to_aspect_ratio"]),
+        )
+        trained = dict(card.get("training") or {})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        fail(f"{path}: its notes on pictures are not as minicnn train writes them ({error!r})")
+    return names, preparation, trained
+
+
 def read(model, path):
     """(class names, preparation) of a model of pictures; without a card what its shapes say."""
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -46,21 +70,11 @@ def read(model, path):
         fail(f"{path} gives {output[1:]} for a picture, not a number for each class")
     color = {1: "grayscale", 3: "rgb", 4: "rgba"}[shape[3]]
     outputs = max(2, output[1])
-    card = (model.notes or {}).get(KEY)
+    card = card_of(model, path)
     if card is None:
         return None, Preparation(tuple(shape[1:3]), color)
-    try:
-        names = [str(name) for name in card["class_names"]]
-        preparation = Preparation(
-            tuple(int(side) for side in card["preparation"]["size"]),
-            str(card["preparation"]["color_mode"]),
-            str(card["preparation"]["interpolation"]),
-            bool(card["preparation"]["crop_to_aspect_ratio"]),
-        )
-        fits = preparation.shape == tuple(shape[1:])
-    except (KeyError, TypeError, ValueError) as error:
-        fail(f"{path}: its notes on pictures are not as minicnn train writes them ({error!r})")
-    if not fits or len(names) != outputs:
+    names, preparation, _ = card
+    if preparation.shape != tuple(shape[1:]) or len(names) != outputs:
         fail(
             f"{path}: its notes tell of {len(names)} classes and pictures of {preparation.size}, "
             f"the network has {outputs} outputs and takes {shape[1:]}"

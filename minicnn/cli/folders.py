@@ -48,7 +48,7 @@ def try_read(preparation, path):
     """Pixels of a file, or the error."""
     try:
         return preparation.read(path)
-    except (PictureError, OSError) as error:
+    except PictureError as error:
         return error
 
 
@@ -100,8 +100,7 @@ def tell_damaged(errors, count, refuse):
         return
     what = f"{len(errors)} of {count} pictures cannot be read"
     for path, error in errors[:SHOWN]:
-        text = " ".join(str(error).split())
-        say(f"  {text if str(path) in text else f'{path}: {text}'}")
+        say(f"  {path} {error.reason}")
     if len(errors) > SHOWN:
         say(f"  and {len(errors) - SHOWN} more")
     if refuse:

@@ -95,9 +95,8 @@ def predict_pictures(path, pictures, batch_size, as_json):
         for file, one in zip(some, read, strict=True):
             if not isinstance(one, np.ndarray):
                 failed += 1
-                text = _reason(file, one)
-                answers.append({"file": os.fspath(file), "error": text})
-                say(f"minicnn: error: {file}: {text}")
+                answers.append({"file": os.fspath(file), "error": one.reason})
+                say(f"minicnn: error: {file} {one.reason}")
                 continue
             row = next(rows)
             best = int(row.argmax())
@@ -128,22 +127,13 @@ def _with_folders(given):
     return found
 
 
-def _reason(file, error):
-    """Why a picture cannot be read, without its name."""
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(getattr(error, "reason", error)).split())
-    return text.removeprefix(f"{file}: ")
-
-
 def describe(path, as_json):
     """The model's layers and what its file tells of it."""
     from minicnn import __version__
 
     model = cards.open_model(path)
-    card = (model.notes or {}).get(cards.KEY) or {}
+    card = cards.card_of(model, path)
+    names, preparation, trained = card or (None, None, None)
     told = {
         "file": os.fspath(path),
         "bytes": path.stat().st_size,
@@ -153,9 +143,9 @@ def describe(path, as_json):
         "parameters": int(sum(p.size for p in model.weights)),
         "trainable_parameters": int(sum(p.size for p in model.trainable_weights)),
         "layers": len(model.layers),
-        "classes": card.get("class_names"),
-        "preparation": card.get("preparation"),
-        "training": card.get("training"),
+        "classes": names,
+        "preparation": preparation and cards.as_dict(preparation),
+        "training": trained,
         "version": __version__,
     }
     if as_json:
@@ -165,17 +155,16 @@ def describe(path, as_json):
     shapes = {key: ", ".join(_shape(one) for one in told[key]) for key in ("inputs", "outputs")}
     click.echo(f"\nfile: {path}, {told['bytes']:,} bytes")
     click.echo(f"input: {shapes['inputs']}; output: {shapes['outputs']}")
-    if not card:
+    if card is None:
         click.echo("classes: the file does not name them")
     else:
-        click.echo(f"classes: {', '.join(told['classes'])}")
-        preparation = told["preparation"]
-        cropped = "cropped to shape" if preparation["crop_to_aspect_ratio"] else "stretched"
+        click.echo(f"classes: {', '.join(names)}")
+        cropped = "cropped to shape" if preparation.crop_to_aspect_ratio else "stretched"
         click.echo(
-            f"pictures: {preparation['color_mode']}, {cropped} to {_shape(preparation['size'])} "
-            f"({preparation['interpolation']})"
+            f"pictures: {preparation.color_mode}, {cropped} to {_shape(preparation.size)} "
+            f"({preparation.interpolation})"
         )
-        for name, value in (told["training"] or {}).items():
+        for name, value in trained.items():
             if isinstance(value, dict):
                 value = ", ".join(f"{key} {one}" for key, one in value.items())
             elif isinstance(value, list):
