@@ -41,6 +41,9 @@ FILES = {
     "grey jpeg": written("L", "jpeg"),
     "cmyk jpeg": written("CMYK", "jpeg"),
     "webp": written("RGB", "webp"),
+    "16-bit colour": b"P6 14 11 65535\n" + RANDOM.bytes(14 * 11 * 3 * 2),
+    "10-bit colour": b"P6 14 11 1023\n"
+    + RANDOM.integers(0, 1024, (14, 11, 3)).astype(">u2").tobytes(),
 }
 SIZES = {
     "as it is": {},
