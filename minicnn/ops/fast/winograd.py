@@ -48,6 +48,7 @@ ELEMENTS = TILE * TILE
 
 V_BYTES = 640 * 1024  # transformed inputs of a block: fits L2 beside the kernel's panels
 GROUP = 2  # panels of filters that are multiplied before their outputs are transformed back
+PIECE_BYTES = 2304 * 1024  # sums of a piece of a kernel gradient: 128 x 128 in float32
 PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
 TASKS = 8  # of a kernel gradient, at most: what more threads could share
 SEGMENT = 256  # tiles
@@ -445,31 +446,31 @@ def _activate_tiles(y, table, first, count, code, slope):
 
 
 @parallel_kernel
-def tiles_gradient(x, table, dy, dk, block, split, zeros, partial, v, m, addresses):
-    """dk (3, 3, channels, filters): (segment, range of filters) apart, then sums and G^T . G."""
+def tiles_gradient(x, table, dy, dk, block, part, split, zeros, partial, v, m, addresses):
+    """dk (3, 3, channels, filters): (segment, piece of dk) apart, then sums and G^T . G."""
     for worker in prange(len(v)):
-        _tiles_gradient(np.int64(worker), x, table, dy, block, split, zeros, partial, v, m,
+        _tiles_gradient(np.int64(worker), x, table, dy, block, part, split, zeros, partial, v, m,
                         addresses)  # fmt: skip
-    for row in prange(partial.shape[1] * table[CHANNELS]):
-        _finish_kernel_grad(partial, np.int64(row), split, table, dk)
+    for row in prange(partial.shape[1] * part):
+        _finish_kernel_grad(partial, np.int64(row), part, split, table, dk)
 
 
 @kernel
-def _tiles_gradient(worker, x, table, dy, block, split, zeros, partials, vs, ms, tables):
-    """One worker's share of the tasks (segment of the tiles, piece of the filters)."""
+def _tiles_gradient(worker, x, table, dy, block, part, split, zeros, partials, vs, ms, tables):
+    """One worker's share of the tasks (segment of the tiles, piece of dk)."""
     lanes = simd.VECTOR_BYTES // x.itemsize
-    channels, filters = table[CHANNELS], table[FILTERS]
+    all_channels, filters = table[CHANNELS], table[FILTERS]
     v, m, addresses = vs[worker], ms[worker], tables[worker]
-    v_row = (channels + lanes - 1) // lanes * lanes
+    v_row = (part + lanes - 1) // lanes * lanes
     v_step, _ = block_steps(block, v_row, lanes)
     m_step = block * split + lanes
-    sums_step = (channels + ROWS - 1) // ROWS * ROWS * split
+    sums_step = (part + ROWS - 1) // ROWS * ROWS * split
     segments, pieces = partials.shape[:2]
     first_task, last_task = gemm.share(worker, len(vs), segments * pieces)
     for task in range(first_task, last_task):
         segment, piece = divmod(task, pieces)
-        f = piece * split
-        columns = min(split, filters - f)
+        c0, f = _piece(piece, part, split, filters)
+        channels, columns = min(part, all_channels - c0), min(split, filters - f)
         padded = (columns + lanes - 1) // lanes * lanes
         first, last = gemm.share(segment, segments, table[TILES])
         mode = gemm.WHOLE
@@ -478,7 +479,7 @@ def _tiles_gradient(worker, x, table, dy, block, split, zeros, partials, vs, ms,
             _input_addresses(x, zeros, table, first, count, addresses)
             for q in range(count):
                 for c in range(0, channels, lanes):
-                    _transform_input(addresses, q * ELEMENTS, c, channels - c,
+                    _transform_input(addresses, q * ELEMENTS, c0 + c, channels - c,
                                      v, q * v_row + c, v_step)  # fmt: skip
             _output_addresses(dy, zeros, table, first, count, addresses)
             for q in range(count):
@@ -498,18 +499,28 @@ def _tiles_gradient(worker, x, table, dy, block, split, zeros, partials, vs, ms,
 
 
 @kernel
-def _finish_kernel_grad(partial, row, split, table, dk):
+def _piece(piece, part, split, filters):
+    """(first channel, first filter) of a piece of dk."""
+    across = (filters + split - 1) // split
+    return piece // across * part, piece % across * split
+
+
+@kernel
+def _finish_kernel_grad(partial, row, part, split, table, dk):
     """Add the segments of one channel of one piece up, in order, and transform the sum."""
     lanes = simd.VECTOR_BYTES // dk.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
     dk_row = table[OUT_PIXEL]
-    piece, channel = divmod(row, channels)
-    f0 = piece * split
+    piece, row_of_piece = divmod(row, part)
+    c0, f0 = _piece(piece, part, split, filters)
+    channel = c0 + row_of_piece
+    if channel >= channels:
+        return
     columns = min(split, filters - f0)
-    step = (channels + ROWS - 1) // ROWS * ROWS * split
+    step = (part + ROWS - 1) // ROWS * ROWS * split
     segments, pieces, size = partial.shape
     for j in range(0, columns, lanes):
-        _transform_kernel_grad(partial, piece * size + channel * split + j, step, segments,
+        _transform_kernel_grad(partial, piece * size + row_of_piece * split + j, step, segments,
                                pieces * size, dk, channel * dk_row + f0 + j, channels * dk_row,
                                columns - j)  # fmt: skip
 
@@ -561,13 +572,13 @@ def convolve_kernel_grad(x, dy, shape, dk):
     (top, _), (left, _) = shape.padding
     table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
     tiles = int(table[TILES])
-    segments, split = _division(tiles, channels, filters, lanes, x.itemsize)
-    pieces = -(-filters // split)
-    block = _block(-(-tiles // segments), channels, lanes, x.itemsize)
+    segments, part, split = _division(tiles, channels, filters, lanes, x.itemsize)
+    pieces = -(-channels // part) * -(-filters // split)
+    block = _block(-(-tiles // segments), part, lanes, x.itemsize)
     workers = min(threads.count(), segments * pieces)
-    sums = ELEMENTS * (-(-channels // ROWS) * ROWS) * split
+    sums = ELEMENTS * (-(-part // ROWS) * ROWS) * split
     partial = arena.empty((segments, pieces, sums), x.dtype)
-    v_row = -(-channels // lanes) * lanes
+    v_row = -(-part // lanes) * lanes
     v_step, _ = block_steps(block, v_row, lanes)
     m_step = block * split + lanes
     zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
@@ -576,22 +587,31 @@ def convolve_kernel_grad(x, dy, shape, dk):
     addresses = np.empty((workers, block, ELEMENTS), np.int64)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        tiles_gradient(x[g * channels :], table, dy[own], dk[own], block, split, zeros, partial,
-                       v, m, addresses)  # fmt: skip
+        tiles_gradient(x[g * channels :], table, dy[own], dk[own], block, part, split, zeros,
+                       partial, v, m, addresses)  # fmt: skip
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
-    """(segments of the tiles, filters per piece), by the shape alone.
+    """(segments of the tiles, channels and filters of a piece of dk), by the shape alone.
 
-    A segment costs the memory of a partial sum, a piece another transform of the input: at most
-    TASKS segments of SEGMENT tiles or more, and pieces only where that leaves fewer than 4 tasks.
+    The sums of a piece, 36 channels * filters, are read and written once a block of tiles, so they
+    should stay near; but every piece transforms its tiles anew, and smaller ones (64 x 64) lost
+    more than they won (512 x 512, 14 x 14: 27 ms instead of 36; 256 x 256: 19 instead of 20). A
+    segment costs the memory of partial sums: at most TASKS of both, of SEGMENT tiles or more.
     """
+    part, split = channels, -(-filters // (2 * lanes)) * 2 * lanes
+    if ELEMENTS * part * split * itemsize > PIECE_BYTES:
+        side = int((PIECE_BYTES / (ELEMENTS * itemsize)) ** 0.5)
+        split = min(split, max(side // (2 * lanes), 1) * 2 * lanes)
+        part = min(part, max(PIECE_BYTES // (ELEMENTS * itemsize * split) // lanes, 1) * lanes)
+    pieces = -(-channels // part) * -(-filters // split)
     size = ELEMENTS * channels * filters * itemsize
     enough = max(tiles // SEGMENT, min(2, tiles // (2 * ROWS)))
-    segments = max(1, min(TASKS, enough, PARTIAL_BYTES // size))
-    panels = -(-filters // (2 * lanes))
-    pieces = max(1, min(4 // segments, panels))
-    return segments, -(-panels // pieces) * 2 * lanes
+    segments = max(1, min(TASKS // pieces, enough, PARTIAL_BYTES // size))
+    if segments * pieces < 4:  # few tiles: more pieces, so that threads have something to share
+        panels = -(-filters // (2 * lanes))
+        split = min(split, -(-panels // min(4 // segments, panels)) * 2 * lanes)
+    return segments, part, split
 
 
 def _product(x, table, u, bias, activation, y):
