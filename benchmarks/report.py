@@ -111,7 +111,7 @@ def layer_table(section):
             counts = lacking.setdefault(name, dict.fromkeys(DIRECTIONS, 0))
             counts[row["direction"]] += 1
     for name, counts in lacking.items():
-        found = ", ".join(f"{direction} of {n}" for direction, n in counts.items() if n)
+        found = ", ".join(f"{n} {direction}" for direction, n in counts.items() if n)
         notes.append(f"{title(name)} cannot compute: {found}")
     table(heading, columns, rows, notes)
 
