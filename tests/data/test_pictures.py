@@ -144,7 +144,7 @@ from minicnn.data.pictures import read_picture
 from minicnn.errors import PictureError
 from PIL import Image
 Image.init()
-warnings.simplefilter("ignore")
+warnings.simplefilter("error")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     try:
