@@ -33,5 +33,5 @@ class PictureError(ValueError):
     """A picture file cannot be decoded; has the path and the reason."""
 
     def __init__(self, path, reason):
-        super().__init__(f"{path!r} {reason}")
+        super().__init__(f"{str(path)!r} {reason}")
         self.path, self.reason = path, reason
