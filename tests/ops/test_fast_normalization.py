@@ -184,6 +184,16 @@ def test_statistics_of_small_integers_are_exact():
     np.testing.assert_array_equal(dbeta, dy.reshape(-1, 6).sum(axis=0))
 
 
+def test_an_empty_batch():
+    x, row = np.ones((0, 2, 3), np.float32), np.ones(3, np.float32)
+    for activation in RECTIFIERS:
+        y = fast.batch_norm_inference(x, row, row, row, row, 1e-3, activation)
+        assert y.shape == x.shape
+        results = fast.batch_norm_inference_grad(x, x, row, row, row, 1e-3, row, activation)
+        assert [a.shape for a in results] == [x.shape, (3,), (3,)]
+        np.testing.assert_array_equal(results[1:], 0)
+
+
 def test_a_constant_channel_has_variance_zero():
     x = np.full((100, 3), 0.1, np.float32)
     y, mean, variance = fast.batch_norm_train(x, None, None, 1e-3)

@@ -244,7 +244,7 @@ def test_batch_norm_and_a_rectifier(activation):
     x, dy = random(2, 3, 3, 4) * 2 + 1, random(2, 3, 3, 4, seed=1)
     gamma, beta = random(4, seed=2), random(4, seed=3)
     plain, mean, variance = ops.batch_norm_train(x, gamma, beta, 1e-3)
-    assert 1e-3 < np.abs(plain).min()  # no number on the kink
+    assert np.abs(plain).min() > 1e-3  # no number on the kink
     y = ops.batch_norm_train(x, gamma, beta, 1e-3, activation)[0]
     np.testing.assert_array_equal(y, ops.activate(plain, activation))
     given = (gamma, mean, variance, 1e-3, beta, activation)

@@ -9,6 +9,8 @@ cut by the shape alone and added in order, so the bits do not depend on the numb
 Times: docs/kernels.md, "Sums over pixels".
 """
 
+import math
+
 import numpy as np
 from llvmlite import ir
 from numba import prange
@@ -42,7 +44,7 @@ class Rows:
 
     def __init__(self, shape):
         self.channels = shape[-1]
-        self.pixels = int(np.prod(shape[:-1]))
+        self.pixels = math.prod(shape[:-1])
         self.factor = fold(self.pixels, self.channels)
         self.width = self.factor * self.channels
         count = self.pixels // self.factor
@@ -66,13 +68,13 @@ class Rows:
         return sums.sum(axis=0).reshape(count, self.factor, self.channels).sum(axis=1)
 
 
-def across(v, width, tile, visit):
-    """visit(columns, load, store) for the columns 0 ... width of a row, `tile` vectors at a time,
+def across(v, width, visit):
+    """visit(columns, load, store) for the columns 0 ... width of a row, TILE vectors at a time,
     then one by one; load and store touch no more than the columns that there are."""
-    builder, step = v.builder, tile * v.lanes
+    builder, step = v.builder, TILE * v.lanes
     whole = builder.and_(width, v.integer(-step))
     with v.count_up(whole, step) as (i, _):
-        columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(tile)]
+        columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(TILE)]
         visit(columns, v.load, v.store)
     rest = builder.sub(width, whole)
     with v.count_up(rest, v.lanes) as (i, _):
@@ -111,7 +113,7 @@ def group_sums(v, x, first, rows, width, sums):
         for i, total in zip(columns, totals, strict=True):
             store(total.value, sums, i)
 
-    across(v, width, TILE, visit)
+    across(v, width, visit)
 
 
 @kernel

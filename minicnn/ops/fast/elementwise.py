@@ -303,6 +303,7 @@ def value_loop(name):
     return parallel_kernel(loop)
 
 
+@functools.cache
 def gradient_serial(name):
     """The kernel dx[i] = dy[i] f'(saved[i], *numbers) of one activation, on one thread."""
     derivative = FUNCTIONS[name][1]

@@ -12,15 +12,13 @@ the same instructions as forward, so it is never another one.
 import numpy as np
 from numba import prange
 
-from minicnn.ops.fast.channel_sums import GROUP, TILE, Rows, Sum, across, add_to
-from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
+from minicnn.ops.fast.channel_sums import GROUP, Rows, Sum, across, add_to
+from minicnn.ops.fast.elementwise import activate_bias_grad, blocks, resolve
 from minicnn.ops.fast.jit import parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.simd import vector_intrinsic
 
 # --- the passes over a group of rows: arrays are flat, a row is as long as the coefficients ---
-
-WIDE = max(1, TILE // 2)  # vectors of columns at a time where each has many coefficients
 
 
 def not_positive(v, x, then, otherwise):
@@ -50,7 +48,7 @@ def group_moments(v, x, first, rows, width, shift, sums):
             store(s.value, sums, i)
             store(q.value, sums, v.builder.add(i, width))
 
-    across(v, width, TILE, visit)
+    across(v, width, visit)
 
 
 @vector_intrinsic
@@ -69,12 +67,12 @@ def group_normalize(v, x, first, rows, width, vectors, slope, y):
                 below = v.builder.select(flat_below, zero, v.multiply(value, slopes))
                 store(not_positive(v, value, below, value), y, here)
 
-    across(v, width, TILE, visit)
+    across(v, width, visit)
 
 
 @vector_intrinsic
 def group_products(v, dy, x, first, rows, width, vectors, slope, sums):
-    """sums = sum g, then sum g (x - mean) of each column; g is dy, times slope below zero."""
+    """sums = sum g, then sum g (x - mean) of each column; g is dy, times slope where y <= 0."""
     slopes, one = v.splat(slope), v.constant(1)
 
     def visit(columns, load, store):
@@ -93,12 +91,12 @@ def group_products(v, dy, x, first, rows, width, vectors, slope, sums):
             store(s.value, sums, i)
             store(p.value, sums, v.builder.add(i, width))
 
-    across(v, width, WIDE, visit)
+    across(v, width, visit)
 
 
 @vector_intrinsic
 def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, dx, sums):
-    """dx = of_dy g - of_x (x - mean) - constant, times slope_below where x <= 0; and its sums."""
+    """dx = scale g + of_x (x - mean) + constant, times slope_below where x <= 0; and its sums."""
     slopes, slopes_below, one = v.splat(slope), v.splat(slope_below), v.constant(1)
 
     def visit(columns, load, store):
@@ -120,7 +118,7 @@ def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, 
         for i, total in zip(columns, totals, strict=True):
             store(total.value, sums, i)
 
-    across(v, width, WIDE, visit)
+    across(v, width, visit)
 
 
 def coefficients_of(v, columns, load, vectors, width, count):
@@ -137,18 +135,19 @@ def moments(x, shift, sums, rows):
     width = shift.size
     for b in prange(len(sums)):
         sums[b] = 0
+        of_block = sums[b].reshape(2 * width)
         group, last = np.empty(2 * width, x.dtype), min((b + 1) * rows * width, x.size)
         for start in range(b * rows * width, last, GROUP * width):
             count = min(GROUP, (last - start) // width)
             group_moments(x, start, count, width, shift, group)
-            add_to(sums[b], group)
+            add_to(of_block, group)
 
 
 @parallel_kernel
 def normalize(x, vectors, slope, y, rows):
     """y = (x - mean) scale + offset, times slope where that is not positive."""
     width = vectors.shape[1]
-    for b in prange((x.size + rows * width - 1) // (rows * width)):
+    for b in prange(blocks(x.size, rows * width)):
         last = min((b + 1) * rows * width, x.size)
         for start in range(b * rows * width, last, GROUP * width):
             count = min(GROUP, (last - start) // width)
@@ -157,20 +156,21 @@ def normalize(x, vectors, slope, y, rows):
 
 @parallel_kernel
 def products(dy, x, vectors, slope, sums, rows):
-    """sums[b] = sum g, sum g (x - mean) over the block b; g is dy times the rectifier's slope."""
+    """sums[b] = sum g, sum g (x - mean) over the block b; g is dy, times slope where y <= 0."""
     width = vectors.shape[1]
     for b in prange(len(sums)):
         sums[b] = 0
+        of_block = sums[b].reshape(2 * width)
         group, last = np.empty(2 * width, x.dtype), min((b + 1) * rows * width, x.size)
         for start in range(b * rows * width, last, GROUP * width):
             count = min(GROUP, (last - start) // width)
             group_products(dy, x, start, count, width, vectors, slope, group)
-            add_to(sums[b], group)
+            add_to(of_block, group)
 
 
 @parallel_kernel
 def input_grad(dy, x, vectors, slope, slope_below, dx, sums, rows):
-    """dx = of_dy g - of_x (x - mean) - constant, times slope_below where x <= 0.
+    """dx = scale g + of_x (x - mean) + constant, times slope_below where x <= 0; g as in products.
 
     sums[b] = sum dx over the block b.
     """
@@ -181,7 +181,7 @@ def input_grad(dy, x, vectors, slope, slope_below, dx, sums, rows):
         for start in range(b * rows * width, last, GROUP * width):
             count = min(GROUP, (last - start) // width)
             group_input_grad(dy, x, start, count, width, vectors, slope, slope_below, dx, group)
-            add_to(sums[b], group)
+            add_to(sums[b, 0], group)
 
 
 # --- the ops ---
@@ -241,7 +241,7 @@ def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
     x = flat("x", x, x.shape, dtype)
     shift = near_mean(x.reshape(cut.pixels, cut.channels))
     sums = cut.partial_sums(2)
-    moments(x, cut.spread([shift], dtype)[0], sums.reshape(cut.blocks, -1), cut.rows)
+    moments(x, cut.spread([shift], dtype)[0], sums, cut.rows)
     s, q = cut.total(sums) / cut.pixels
     mean, variance = shift + s, np.maximum(q - s * s, 0)
     norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
@@ -290,8 +290,8 @@ def train_grad(dy, x, norm, activation, below, out):
     constant = norm.scale * dbeta / n - of_x * norm.left
     vectors = cut.spread([*norm.vectors(), -of_x, -constant], dtype)
     sums = cut.partial_sums(1)
-    slope_below, of_blocks = rectifier(below, dtype), sums.reshape(cut.blocks, -1)
-    input_grad(dy, x, vectors, slope, slope_below, dx.reshape(-1), of_blocks, cut.rows)
+    slope_below = rectifier(below, dtype)
+    input_grad(dy, x, vectors, slope, slope_below, dx.reshape(-1), sums, cut.rows)
     total = cut.total(sums)[0]
     return dx, total.astype(dtype), dgamma.astype(dtype), dbeta.astype(dtype)
 
@@ -303,7 +303,7 @@ def gradient_sums(dy, x, norm, activation):
     dy, x = flat("dy", dy, shape, dtype), flat("x", x, shape, dtype)
     sums = cut.partial_sums(2)
     vectors = cut.spread(norm.vectors(), dtype)
-    products(dy, x, vectors, slope, sums.reshape(cut.blocks, -1), cut.rows)
+    products(dy, x, vectors, slope, sums, cut.rows)
     dbeta, product = cut.total(sums)
     return cut, norm, slope, dy, x, (product - norm.left * dbeta) * norm.inverse, dbeta
 
@@ -331,6 +331,6 @@ def batch_norm_inference_grad(
         normalize(dy, vectors, slope, flat_dx, cut.rows)
     else:
         vectors = cut.spread([*norm.vectors(), zero, zero], dtype)
-        sums = cut.partial_sums(1).reshape(cut.blocks, -1)
-        input_grad(dy, x, vectors, slope, dtype.type(1), flat_dx, sums, cut.rows)
+        unused = cut.partial_sums(1)
+        input_grad(dy, x, vectors, slope, dtype.type(1), flat_dx, unused, cut.rows)
     return dx, dgamma.astype(dtype), dbeta.astype(dtype)
