@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from minicnn import Input, Model, Sequential, check_gradients, ops, set_random_seed
+from minicnn import (
+    Input,
+    Model,
+    Sequential,
+    check_gradients,
+    config,
+    ops,
+    set_random_seed,
+)
 from minicnn.context import Context
 from minicnn.layers import (
     Activation,
@@ -25,6 +33,13 @@ CHAINS = {  # layers of a chain -> how many passes remain
     "relu, batch_norm": ([ReLU, BatchNormalization], 1),
     "leaky, batch_norm": ([LeakyReLU, BatchNormalization], 2),
     "relu, batch_norm, relu": ([ReLU, BatchNormalization, ReLU], 2),
+    "batch_norm, pool": ([BatchNormalization, MaxPooling2D], 1),
+    "batch_norm, relu, pool": ([BatchNormalization, ReLU, MaxPooling2D], 1),
+    "relu, pool": ([ReLU, MaxPooling2D], 1),
+    "gelu, pool": ([lambda: Activation("gelu"), MaxPooling2D], 3),
+    "pool, relu": ([MaxPooling2D, ReLU], 2),
+    "pool of three": ([ReLU, lambda: MaxPooling2D(3)], 2),
+    "padded pool": ([lambda: MaxPooling2D(padding="same")], 1),
     "two batch_norms": ([BatchNormalization, BatchNormalization], 1),
 }
 
@@ -59,21 +74,31 @@ def apart(model, x):
 
 
 @pytest.mark.parametrize(
-    "algorithm", [{}, {"groups": 2}, {"strides": 2}, {"kernel_size": 5}], ids=str
+    "settings, chosen",
+    [
+        ({"padding": "same"}, "winograd"),
+        ({"padding": "valid"}, "winograd"),
+        ({"groups": 2}, "winograd"),
+        ({}, "direct"),
+        ({"strides": 2}, "auto"),
+        ({"kernel_size": 5}, "auto"),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
 @pytest.mark.parametrize("chain", CHAINS)
-def test_prediction(chain, activation, algorithm):
+def test_prediction(chain, activation, settings, chosen):
     makers, _ = CHAINS[chain]
-    model = Sequential([Input((12, 10, 16))])
-    model.add(Conv2D(18, **{"kernel_size": 3, **algorithm}, activation=activation, dtype="float64"))
+    settings = {"kernel_size": 3, "dtype": "float64", **settings}
+    model = Sequential([Input((13, 10, 16)), Conv2D(18, activation=activation, **settings)])
     for make in makers:
         model.add(make())
     shaken(model)
-    x = np.random.default_rng(1).standard_normal((2, 12, 10, 16))
-    expected = apart(model, x)
+    x = np.random.default_rng(1).standard_normal((2, 13, 10, 16))
+    with config.using(convolution=chosen):
+        expected, y = apart(model, x), model.forward(x, Context())[0]
     assert np.ptp(expected) > 0.5
-    np.testing.assert_allclose(model.forward(x, Context())[0], expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("chain", CHAINS)

@@ -50,6 +50,7 @@ class Layer(Configurable):
     activation_for_above = None  # fused; its derivative may be left to the layer above
     whole_activation = None  # the activation of a layer that does nothing else
     scale_and_offset = None  # (c,) each: what a layer does per channel in prediction, if only that
+    pair_maxima = None  # the padding of a layer that takes the maxima of 2x2 windows and no more
     derives_below = False  # backward can apply `context.below` and return a GradientOfSum
     trainable_version = 0  # counts changes of any `trainable`: plans made before are stale
 

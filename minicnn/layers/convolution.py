@@ -119,7 +119,7 @@ class Conv2D(Layer):
         kernel, bias, floor = ending.parameters()
         activation = None if context.logits else ending.activation
         fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
-        y = ops.conv2d(x, kernel, bias, *self._geometry, activation=fused, floor=floor)
+        y = ops.conv2d(x, kernel, bias, *self._geometry, fused, floor, ending.pool)
         after = y if fused else None
         if activation and not fused:
             y, after = activation.forward(y, context)
@@ -137,7 +137,8 @@ class Conv2D(Layer):
 
 
 class _Ending:
-    """What becomes of the sum z = k * x: activation(scale z + bias), or its maximum with a floor.
+    """What becomes of the sum z = k * x: activation(scale z + bias), or its maximum with a floor;
+    then perhaps the maxima of 2x2 windows.
 
     A batch normalisation is a scale and an offset in prediction, so it is a part of k and b; above
     a rectifier, max(z, 0) scale + offset = max(z scale + offset, offset) if the scale is positive.
@@ -145,12 +146,18 @@ class _Ending:
 
     def __init__(self, layer):
         self.kernel, self.activation = layer.kernel.value, layer.activation
-        self.scale, self.floor = None, None
+        self.scale, self.floor, self.pool = None, None, None
         self.bias = layer.bias.value if layer.use_bias else None
 
     def take(self, layer, predicting):
         """Take the layer above in, if that is possible."""
+        if self.pool is not None:
+            return False
         linear = self.floor is None and self.activation == activations.get(None)
+        fused = getattr(self.activation, "fused", None)
+        if predicting and layer.pair_maxima and (linear or fused or self.floor is not None):
+            self.pool = layer.pair_maxima
+            return True
         if linear and getattr(layer.whole_activation, "fused", None):
             self.activation = layer.whole_activation
             return True
@@ -159,7 +166,7 @@ class _Ending:
             return False
         scale, offset = affine
         if not linear:
-            if getattr(self.activation, "fused", None) != ("relu",) or not np.all(scale > 0):
+            if fused != ("relu",) or not np.all(scale > 0):
                 return False
             self.activation, self.floor = None, offset
         self.scale = scale if self.scale is None else self.scale * scale

@@ -3,7 +3,7 @@
 from minicnn import ops
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, computes_as, table
 from minicnn.ops import shapes
 
 
@@ -50,6 +50,11 @@ class MaxPooling2D(_WindowPooling):
     """Largest value of each window; its gradient goes to the first position that holds it."""
 
     derives_below = True
+
+    @property
+    def pair_maxima(self):
+        pairs = self.pool_size == self.strides == (2, 2)
+        return self.padding if pairs and computes_as(self, MaxPooling2D) else None
 
     def forward(self, x, context):
         y, index = ops.max_pool2d(x, *self._geometry)

@@ -6,7 +6,7 @@ from minicnn import graph
 from minicnn.layers.base import Layer
 from minicnn.layers.input import InputLayer
 
-MOST_TAKEN = 2  # layers: a convolution takes over its batch normalisation and activation
+MOST_TAKEN = 3  # layers: a convolution takes over batch normalisation, activation and pooling
 
 
 @dataclass(slots=True)

@@ -84,3 +84,8 @@ def check_one_of_activation_and_floor(activation):
     """conv2d's two ways to bound its sums do not go together."""
     if activation is not None:
         raise ValueError(f"conv2d takes activation or floor, not both: activation {activation!r}")
+
+
+def pooled_shape(shape, padding):
+    """(n, ph, pw, f) of the maxima of 2x2 windows of (n, h, w, f)."""
+    return (shape[0], *window_output_size(shape[1:3], (2, 2), (2, 2), padding), shape[3])

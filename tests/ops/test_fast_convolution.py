@@ -8,6 +8,7 @@ from scipy.signal import correlate
 
 from minicnn import config
 from minicnn.ops.fast import convolution, dense
+from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
 from minicnn.ops.shapes import conv2d_shape, resolve_padding
 
@@ -206,6 +207,34 @@ def test_floor_of_every_filter(algorithm, filters):
             convolution.conv2d(x, kernel, bias, **geometry, activation=("relu",), floor=floor)
     plain = reference_conv2d(x[:1], kernel, bias, **geometry, floor=floor)
     np.testing.assert_allclose(y[:1], plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("activation", [None, ("relu",), ("tanh",), "floor"], ids=str)
+@pytest.mark.parametrize("algorithm", ["winograd", "direct", "depthwise"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18), (6, 13)])
+def test_maxima_of_windows(algorithm, activation, padding, size):
+    """conv2d(pool=...) is conv2d and then the maxima; every byte outside of y stays."""
+    generator = np.random.default_rng(0)
+    filters = groups = 20 if algorithm == "depthwise" else 1
+    filters = 35 if groups == 1 else filters
+    x = generator.standard_normal((3, *size, 20))
+    x[2, size[0] - 1, size[1] - 1, 0] = np.nan
+    kernel = generator.standard_normal((3, 3, 20 // groups, filters))
+    end = {"activation": activation}
+    if activation == "floor":
+        end = {"floor": generator.standard_normal(filters)}
+    geometry = {"padding": "same", "groups": groups, **end}
+    with config.using(convolution="winograd" if algorithm == "winograd" else "direct"):
+        y = convolution.conv2d(x, kernel, **geometry)
+        expected, _ = max_pool2d(y, (2, 2), (2, 2), padding)
+        buffer, out = banded(np.full(expected.shape, 7.0), 77)
+        assert convolution.conv2d(x, kernel, **geometry, pool=padding, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    assert np.isnan(out).any() or padding == "valid"
+    assert_bands(buffer, 77)
+    plain = reference_conv2d(x[:2], kernel, **geometry, pool=padding)
+    np.testing.assert_allclose(out[:2], plain, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)

@@ -102,7 +102,7 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
             for c in range(0, channels, lanes):
                 winograd._transform_input(addresses, q * ELEMENTS, c, channels - c, v,
                                           q * v_row + c, v_step)  # fmt: skip
-        winograd._output_addresses(y, outside, table, first, count, addresses)
+        winograd._output_addresses(y, outside, table, first, count, winograd.OUT, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             for e in range(ELEMENTS):
@@ -120,7 +120,7 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
             for q in range(count):
                 for j in range(0, columns, HALF):
                     winograd._transform_output(m, q * group + j, m_step, start, f + j, f + j,
-                                               columns - j, addresses, q * ELEMENTS, 0, code,
+                                               columns - j, addresses, q * ELEMENTS, 0, 0, code,
                                                slope)  # fmt: skip
         if code > gemm.FLOOR:
             winograd._activate_tiles(y, table, first, count, code, slope)

@@ -24,6 +24,7 @@ from minicnn.ops.fast import (
 )
 from minicnn.ops.fast.direct import geometry
 from minicnn.ops.fast.jit import parallel_kernel
+from minicnn.ops.fast.pooling import max_pool2d
 
 FORWARD, INPUT_GRAD, KERNEL_GRAD = range(3)
 # Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
@@ -41,16 +42,22 @@ def conv2d(
     groups=1,
     activation=None,
     floor=None,
+    pool=None,
     out=None,
 ):
     """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f).
 
     floor (f,), in place of an activation, bounds y from below: max(z, 0) scale + offset of a batch
     normalisation that follows is max(z scale + offset, offset), if the scale is positive.
+    pool, "valid" or "same", gives the maxima of 2x2 windows of y instead, padded like that.
     """
     dtype = operands.float_type("x", x)
     shape = geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    y = operands.output(out, shape.output_shape, dtype)
+    if pool is not None and not _pools_in_registers(shape, dtype, activation):
+        y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation, floor)
+        return max_pool2d(y, (2, 2), (2, 2), pool, out)[0]
+    pooled_shape = None if pool is None else shapes.pooled_shape(shape.output_shape, pool)
+    y = operands.output(out, pooled_shape or shape.output_shape, dtype)
     if bias is not None:
         bias = operands.flat("bias", bias, (shape.kernel_shape[3],), dtype)
     if y.size:
@@ -62,10 +69,19 @@ def conv2d(
             floor = operands.flat("floor", floor, (shape.kernel_shape[3],), dtype)
             if algorithm in (winograd, direct):
                 activation = ("floor", floor)
-        algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+        if pool is not None:
+            winograd.convolve(x, kernel, bias, shape, activation, y.reshape(-1), pooled_shape)
+        else:
+            algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
         if floor is not None and activation is None:
             raise_to(y.reshape(-1, floor.size), floor)
     return y
+
+
+def _pools_in_registers(shape, dtype, activation):
+    """Whether the algorithm takes the maxima of windows before it writes its outputs."""
+    simple = activation is None or activation[0] in ("relu", "leaky_relu")
+    return simple and _algorithm(shape, dtype, FORWARD) is winograd
 
 
 @parallel_kernel

@@ -265,9 +265,10 @@ def _transform_kernel_grad(
 
 @simd.vector_intrinsic
 def _transform_output(
-    v, m, m0, element_step, start, channel, floor0, count, table, table0, streaming, code, slope
-):
-    """Y = A^T m A + bias, then the activation if it is a rectifier."""
+    v, m, m0, element_step, start, channel, floor0, count, table, table0, pooled, streaming, code,
+    slope,
+):  # fmt: skip
+    """Y = A^T m A + bias, then the activation if it is a rectifier, then the maxima if `pooled`."""
     builder = v.builder
     tile = [
         [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for j in range(TILE)]
@@ -276,25 +277,63 @@ def _transform_output(
     bias = v.load(start, channel)
     tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T, tile)]
 
-    def pixel(i, j):
-        entry = builder.add(table0, v.integer(i * OUT + j))
-        return v.at_address(v.load_integer(table, entry)), channel
+    def entry(number):
+        return v.load_integer(table, builder.add(table0, v.integer(number)))
+
+    def store(tile):
+        with builder.if_else(builder.icmp_signed("!=", pooled, v.integer(0))) as (yes, no):
+            with yes:
+                maxima = _maxima(v, tile, entry(ROWS_INSIDE), entry(COLUMNS_INSIDE))
+                places = [[v.at_address(entry(i * OUT // 2 + j)) for j in range(OUT // 2)]
+                          for i in range(OUT // 2)]  # fmt: skip
+                _store_whole_or_first(
+                    v, maxima, lambda i, j: (places[i][j], channel), count, streaming
+                )
+            with no:
+                _store_whole_or_first(
+                    v, tile, lambda i, j: (v.at_address(entry(i * OUT + j)), channel), count,
+                    streaming,
+                )  # fmt: skip
 
     with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, linear):
         with rectifier:
             change = gemm.rectified(v, code, slope, start, floor0)
-            tile_of_y = [[change(y) for y in row] for row in tile]
-            _store_whole_or_first(v, tile_of_y, pixel, count, streaming)
+            store([[change(y) for y in row] for row in tile])
         with linear:
-            _store_whole_or_first(v, tile, pixel, count, streaming)
+            store(tile)
+
+
+def _maxima(v, tile, rows, columns):
+    """The maxima of 2x2 windows of a tile, of which `rows` x `columns` lie inside the picture."""
+
+    def larger(a, b, inside):
+        """NaN is larger than everything; what lies outside does not count."""
+        found = v.where_less(a, b, b, a)
+        found = v.builder.select(v.builder.fcmp_unordered("uno", b, b), b, found)
+        return v.builder.select(inside, found, a)
+
+    def halved(pairs, count):
+        return [
+            [larger(a, b, v.builder.icmp_signed("<", v.integer(2 * i + 1), count))
+             for a, b in zip(*pair, strict=True)]
+            for i, pair in enumerate(pairs)
+        ]  # fmt: skip
+
+    columns_first = transposed(tile)
+    narrow = transposed(halved(zip(columns_first[::2], columns_first[1::2], strict=True), columns))
+    return halved(zip(narrow[::2], narrow[1::2], strict=True), rows)
 
 
 # -- Kernels ---------------------------------------------------------------------------------------
 
 # Columns of the integer table that describes the pictures to the kernels.
 # CHANNELS and FILTERS are those of one group, PIXEL and OUT_PIXEL those of all groups together.
+# OUT_HEIGHT and OUT_WIDTH are those of y, SUM_... those before the maxima of pooled outputs.
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, FILTERS, TOP, LEFT, TILES_DOWN,
- TILES_ACROSS, TILES, PIXEL, OUT_PIXEL) = range(14)  # fmt: skip
+ TILES_ACROSS, TILES, PIXEL, OUT_PIXEL, SUM_HEIGHT, SUM_WIDTH) = range(16)  # fmt: skip
+
+# Behind the addresses of the 2x2 outputs of a pooled tile: how much of it lies in the picture.
+ROWS_INSIDE, COLUMNS_INSIDE = 4, 5
 
 
 @kernel
@@ -316,21 +355,24 @@ def _input_addresses(x, zeros, table, first, count, addresses):
 
 
 @kernel
-def _output_addresses(y, outside, table, first, count, addresses):
-    """addresses[q, i, j] of pixel (i, j) of the 4x4 tile first + q of y."""
+def _output_addresses(y, outside, table, first, count, side, addresses):
+    """addresses[q, i, j] of pixel (i, j) of the side x side outputs of tile first + q in y."""
     across, down = table[TILES_ACROSS], table[TILES_DOWN]
     height, width = table[OUT_HEIGHT], table[OUT_WIDTH]
     pixel = table[OUT_PIXEL] * y.itemsize
     for q in range(count):
         image, rest = divmod(first + q, across * down)
         tile_y, tile_x = divmod(rest, across)
-        top, left = tile_y * OUT, tile_x * OUT
-        for i in range(OUT):
+        top, left = tile_y * side, tile_x * side
+        for i in range(side):
             row = y.ctypes.data + ((image * height + top + i) * width + left) * pixel
             row_inside = top + i < height
-            for j in range(OUT):
+            for j in range(side):
                 inside = row_inside and left + j < width
-                addresses[q, i * OUT + j] = row + j * pixel if inside else outside.ctypes.data
+                addresses[q, i * side + j] = row + j * pixel if inside else outside.ctypes.data
+        if side < OUT:
+            addresses[q, ROWS_INSIDE] = table[SUM_HEIGHT] - tile_y * OUT
+            addresses[q, COLUMNS_INSIDE] = table[SUM_WIDTH] - tile_x * OUT
 
 
 @kernel
@@ -371,17 +413,17 @@ def _transform_strip(g, taps, row_step, column_step, first, count, rows, columns
 
 
 @parallel_kernel
-def tiles_product(x, table, u, start, y, streaming, code, slope, block, zeros, outside, v, m,
-                  addresses):  # fmt: skip
-    """y = activation(x * kernel + bias) from the transformed kernel u."""
+def tiles_product(x, table, u, start, y, pooled, streaming, code, slope, block, zeros, outside, v,
+                  m, addresses):  # fmt: skip
+    """y = activation(x * kernel + bias), or its maxima, from the transformed kernel u."""
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, u, start, y, streaming, code, slope, block,
-                       zeros, outside, v, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), x, table, u, start, y, pooled, streaming, code, slope,
+                       block, zeros, outside, v, m, addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, u, start, y, streaming, code, slope, block, zeros, outside,
-                   vs, ms, tables):  # fmt: skip
+def _tiles_product(worker, x, table, u, start, y, pooled, streaming, code, slope, block, zeros,
+                   outside, vs, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
@@ -398,7 +440,8 @@ def _tiles_product(worker, x, table, u, start, y, streaming, code, slope, block,
         for q in range(count):
             for c in range(0, channels, lanes):
                 _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
-        _output_addresses(y, outside, table, first, count, addresses)
+        side = OUT // 2 if pooled else OUT
+        _output_addresses(y, outside, table, first, count, side, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             m_row = (columns + lanes - 1) // lanes * lanes
@@ -415,7 +458,7 @@ def _tiles_product(worker, x, table, u, start, y, streaming, code, slope, block,
                 for j in range(0, columns, lanes):
                     _transform_output(
                         m, q * m_row + j, m_step, start, f + j, f + j + to_floor, columns - j,
-                        addresses, q * ELEMENTS, streaming, code, slope,
+                        addresses, q * ELEMENTS, pooled, streaming, code, slope,
                     )  # fmt: skip
         if code > gemm.FLOOR:
             _activate_tiles(y, table, first, count, code, slope)
@@ -481,7 +524,7 @@ def _tiles_gradient(worker, x, table, dy, block, part, split, zeros, partials, v
                 for c in range(0, channels, lanes):
                     _transform_input(addresses, q * ELEMENTS, c0 + c, channels - c,
                                      v, q * v_row + c, v_step)  # fmt: skip
-            _output_addresses(dy, zeros, table, first, count, addresses)
+            _output_addresses(dy, zeros, table, first, count, OUT, addresses)
             for q in range(count):
                 for j in range(0, columns, lanes):
                     panel = j // (2 * lanes) * (2 * lanes)
@@ -533,13 +576,17 @@ def is_defined(shape):
     return shape.kernel_shape[:2] == (TAPS, TAPS) and shape.strides == (1, 1) == shape.dilation
 
 
-def convolve(x, kernel, bias, shape, activation, y):
-    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
+    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None.
+
+    With pooled_shape y has that shape and holds the maxima of 2x2 windows.
+    """
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS) * channels * all_filters
     filters = all_filters // shape.groups
     (top, _), (left, _) = shape.padding
-    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
+    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left,
+                   pooled_shape)  # fmt: skip
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
     for g in range(shape.groups):
         own = slice(g * filters, None)
@@ -547,7 +594,7 @@ def convolve(x, kernel, bias, shape, activation, y):
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
         _product(x[g * channels :], table, u, None if bias is None else bias[own], activation,
-                 y[own])  # fmt: skip
+                 y[own], int(pooled_shape is not None))  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -614,7 +661,7 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, part, split
 
 
-def _product(x, table, u, bias, activation, y):
+def _product(x, table, u, bias, activation, y, pooled=0):
     """One group: x and y begin at its first channel and filter."""
     lanes = simd.lanes(x.dtype)
     channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
@@ -625,7 +672,7 @@ def _product(x, table, u, bias, activation, y):
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
     tiles_product(
-        x, table, u, start, y, _streaming(table, y, code), code, slope, block,
+        x, table, u, start, y, pooled, _streaming(table, y, code), code, slope, block,
         _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
         arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
         arena.empty((workers, ELEMENTS * m_step), x.dtype),
@@ -661,12 +708,14 @@ def _block(tiles, channels, lanes, itemsize):
 
 
 @functools.lru_cache(maxsize=256)
-def _table(x_shape, y_shape, channels, filters, top, left):
+def _table(x_shape, sum_shape, channels, filters, top, left, y_shape=None):
     n, h, w, c = x_shape
-    _, oh, ow, f = y_shape
-    down, across = -(-oh // OUT), -(-ow // OUT)
-    fields = [n, h, w, channels, oh, ow, filters, top, left, down, across, n * down * across, c, f]
-    return np.array(fields, np.int64)
+    _, sum_h, sum_w, f = sum_shape
+    _, oh, ow, _ = y_shape or sum_shape
+    down, across = -(-sum_h // OUT), -(-sum_w // OUT)
+    tiles = n * down * across
+    fields = [n, h, w, channels, oh, ow, filters, top, left, down, across, tiles, c, f]
+    return np.array([*fields, sum_h, sum_w], np.int64)
 
 
 @functools.lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from minicnn.ops.reference.output import deliver
 from minicnn.ops.shapes import (
     check_one_of_activation_and_floor,
     conv2d_shape,
+    pool_padding,
     resolve_padding,
     window_output_size,
 )
@@ -87,11 +88,13 @@ def conv2d(
     groups=1,
     activation=None,
     floor=None,
+    pool=None,
     out=None,
 ):
     """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f): Y = X K, per group.
 
-    floor (f,), in place of an activation, bounds y from below.
+    floor (f,), in place of an activation, bounds y from below. pool, "valid" or "same", gives the
+    maxima of 2x2 windows of y instead, padded like that.
     """
     kh, kw, c, f = kernel.shape
     windows = im2col(x, (kh, kw), strides, padding, dilation)
@@ -107,6 +110,9 @@ def conv2d(
         y = np.maximum(y, floor)
     if activation is not None:
         y = activate(y, activation)
+    if pool is not None:
+        padding = pool_padding(pool, y.shape[1:3], (2, 2), (2, 2))
+        y = im2col(y, (2, 2), (2, 2), padding, fill=-np.inf).max(axis=(3, 4))
     return deliver(y, x.dtype, out)
 
 
