@@ -259,6 +259,48 @@ def test_ignored_samples_neither_count_nor_move(options):
     assert loss.value_and_grad(np.full((2, 3), -1), p)[0] == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_crossentropies_from_logits_by_their_formulae(dtype, axis):
+    """What one operation computes is what the formulae of their base class say."""
+    x = np.random.default_rng(1).normal(size=(5, 3, 4)).astype(dtype)
+    labels = np.random.default_rng(2).integers(0, 4, (5, 3)).astype(np.uint8)
+    soft = np.random.default_rng(3).random((5, 3, 4))
+    weights = np.array([0.5, 0.0, 2.0, 1.0, 3.0])
+    for name, options, y in [
+        ("SparseCategoricalCrossentropy", {}, labels),
+        ("SparseCategoricalCrossentropy", {"ignore_class": 2}, labels),
+        ("SparseCategoricalCrossentropy", {"ignore_class": -1}, labels),
+        ("CategoricalCrossentropy", {"label_smoothing": 0.2}, soft),
+        ("CategoricalCrossentropy", {}, soft),
+    ]:
+        loss = make(name, {"from_logits": True, **options}, axis=axis)
+        values, slope = loss.per_sample(y.astype(np.float64), x.astype(np.float64))
+        valid = loss.valid(y)
+        factors = weights[:, None] / (15 if valid is None else valid.sum())
+        factors = factors * (1 if valid is None else valid)
+        slope = np.moveaxis(slope * factors[..., None], -1, axis)
+        y = y if y.ndim == 2 else np.moveaxis(y, -1, axis)
+        value, gradient = loss.value_and_grad(y, np.moveaxis(x, -1, axis), weights)
+        assert value == pytest.approx(np.sum(values * factors), rel=1e-13) and value > 0.1
+        near = 1e-7 if dtype == np.float32 else 1e-15
+        np.testing.assert_allclose(gradient, slope, rtol=0, atol=near)
+        assert gradient.dtype == dtype and gradient.flags.c_contiguous
+        np.testing.assert_allclose(loss.values(y, np.moveaxis(x, -1, axis)), values, rtol=1e-13)
+
+
+def test_a_subclass_keeps_its_own_formulae():
+    class Twice(losses.CategoricalCrossentropy):
+        def of_log(self, t, log_q, q):
+            value, g = super().of_log(t, log_q, q)
+            return 2 * value, 2 * g
+
+    value, gradient = Twice(from_logits=True).value_and_grad(T, X)
+    plain, slope = losses.CategoricalCrossentropy(from_logits=True).value_and_grad(T, X)
+    assert value == pytest.approx(2 * plain)
+    np.testing.assert_allclose(gradient, 2 * slope)
+
+
 # -- reductions and weights ------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ All of it is computed in float64; the gradient is rounded to y_pred's type at th
 import copy
 import functools
 import inspect
+import math
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Loss(Configurable):
         """The reduced loss as a float (an array where reduction is None)."""
         y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
         self.check(y_true, y_pred.shape)
-        values, _, factors = self._terms(y_true, y_pred, sample_weight)
+        values, factors, _ = self._terms(y_true, y_pred, sample_weight, differentiate=False)
         terms = values * factors
         return terms if self.reduction in (None, "none") else float(np.sum(terms))
 
@@ -67,13 +68,16 @@ class Loss(Configurable):
                 "one number; use reduction='sum_over_batch_size'"
             )
         y_pred = np.asarray(y_pred)
-        values, gradient, factors = self._terms(np.asarray(y_true), y_pred, sample_weight)
-        gradient = np.moveaxis(gradient * factors[..., None], -1, self.axis)
-        return float(np.sum(values * factors)), gradient.astype(_floating(y_pred.dtype), order="C")
+        values, factors, gradient = self._terms(np.asarray(y_true), y_pred, sample_weight)
+        if self.axis != -1:
+            gradient = np.moveaxis(gradient, -1, self.axis)
+        gradient = gradient.astype(_floating(y_pred.dtype), order="C", copy=False)
+        return float(np.sum(values * factors)), gradient
 
     def values(self, y_true, y_pred):
         """The loss of each sample."""
-        return self._evaluate(np.asarray(y_true), np.asarray(y_pred))[0]
+        y_true, y_pred = self._aligned(np.asarray(y_true), np.asarray(y_pred))
+        return self._differentiated(y_true, y_pred)[0]
 
     def check(self, y_true, y_pred_shape, name=None):
         """ValueError unless y_true can be compared with an output of this shape.
@@ -104,28 +108,39 @@ class Loss(Configurable):
     def _ignored(self):
         return None
 
+    def _aligned(self, y_true, y_pred):
+        """Both with the class axis last, y_true in exactly the shape that y_pred asks for."""
+        if self.axis != -1:
+            if y_true.ndim == y_pred.ndim:
+                y_true = np.moveaxis(y_true, self.axis, -1)
+            y_pred = np.moveaxis(y_pred, self.axis, -1)
+        shape = y_pred.shape[:-1] if type(self).kind is targets.labels else y_pred.shape
+        return targets.align(y_true, shape, type(self).__name__), y_pred
+
     # A NaN or infinity among the predictions travels on into value and gradient: no warning here.
     @np.errstate(invalid="ignore", over="ignore", divide="ignore")
-    def _evaluate(self, y_true, y_pred):
-        y_pred = np.moveaxis(np.asarray(y_pred, np.float64), self.axis, -1)
-        if y_true.ndim == y_pred.ndim:
-            y_true = np.moveaxis(y_true, self.axis, -1)
-        shape = y_pred.shape[:-1] if type(self).kind is targets.labels else y_pred.shape
-        y_true = targets.align(y_true, shape, type(self).__name__).astype(np.float64)
-        return *self.per_sample(y_true, y_pred), self.valid(y_true)
+    def _differentiated(self, y_true, y_pred):
+        return self.per_sample(y_true.astype(np.float64), np.asarray(y_pred, np.float64))
 
-    def _terms(self, y_true, y_pred, sample_weight):
-        values, gradient, valid = self._evaluate(y_true, y_pred)
-        return values, gradient, self._factors(np.shape(values), sample_weight, valid)
+    def _terms(self, y_true, y_pred, sample_weight, differentiate=True):
+        """(values, their factors f, gradient of sum f values: None unless `differentiate`)."""
+        y_true, y_pred = self._aligned(y_true, y_pred)
+        values, gradient = self._differentiated(y_true, y_pred)
+        factors = self._factors(np.shape(values), sample_weight, self.valid(y_true))
+        return values, factors, gradient * factors[..., None] if differentiate else None
 
     def _factors(self, shape, sample_weight, valid):
         """f: what each value is multiplied by before all are added up."""
+        is_mean = self.reduction in ("sum_over_batch_size", "mean")
+        if is_mean and sample_weight is None and valid is None:
+            size = math.prod(shape)
+            return np.full(shape, 1 / size if size else 0.0)
         weights = spread(sample_weight, shape)
         if valid is not None:
             weights = weights * valid
         if self.reduction == "mean_with_sample_weight":
             divisor = np.sum(weights)
-        elif self.reduction in ("sum_over_batch_size", "mean"):
+        elif is_mean:
             divisor = weights.size if valid is None else np.count_nonzero(valid)
         else:
             divisor = 1

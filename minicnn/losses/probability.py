@@ -11,6 +11,7 @@ that end in softmax or sigmoid are trained with it (`fuses`). Clipping to 1e-7 i
 
 import numpy as np
 
+from minicnn import ops
 from minicnn.losses import targets
 from minicnn.losses.base import (
     EPSILON,
@@ -65,8 +66,46 @@ def _total(p):
     return np.where(total == 0, 1, total)  # a row of zeros is clipped, not divided by 0
 
 
+class _Crossentropy(_ClassLoss):
+    """Base: from logits, values and gradient are one operation on the rows."""
+
+    def _is_op(self):
+        """Not where a subclass of the user's may have formulae of its own."""
+        return self.from_logits and type(self).__module__ == __name__
+
+    def values(self, y_true, y_pred):
+        if not self._is_op():
+            return super().values(y_true, y_pred)
+        return self._by_rows(*self._aligned(np.asarray(y_true), np.asarray(y_pred)), None)[0]
+
+    def _terms(self, y_true, y_pred, sample_weight, differentiate=True):
+        if not self._is_op():
+            return super()._terms(y_true, y_pred, sample_weight, differentiate)
+        y_true, y_pred = self._aligned(y_true, y_pred)
+        factors = self._factors(y_pred.shape[:-1], sample_weight, self.valid(y_true))
+        values, gradient = self._by_rows(y_true, y_pred, factors if differentiate else None)
+        return values, factors, gradient
+
+    def _by_rows(self, y_true, y_pred, factors):
+        """The values, and the gradient where factors are given."""
+        if y_pred.dtype not in (np.float32, np.float64):
+            y_pred = y_pred.astype(np.float64)
+        shape, classes = y_pred.shape, y_pred.shape[-1]
+        values, gradient = ops.softmax_crossentropy(
+            y_pred.reshape(-1, classes),
+            self._rows_of_targets(y_true, classes),
+            None if factors is None else np.reshape(factors, -1),
+            self.label_smoothing,
+        )
+        values = values.reshape(shape[:-1])[()]  # of a single sample a number
+        return values, None if gradient is None else gradient.reshape(shape)
+
+    def _rows_of_targets(self, t, classes):
+        return t.reshape(-1, classes)
+
+
 @table.register("cce")
-class CategoricalCrossentropy(_ClassLoss):
+class CategoricalCrossentropy(_Crossentropy):
     """-sum_i t_i log q_i for one-hot (or soft) t.
 
     label_smoothing s: t (1 - s) + s / classes instead of t (Szegedy et al. 2016).
@@ -87,7 +126,7 @@ class CategoricalCrossentropy(_ClassLoss):
 
 
 @table.register()
-class SparseCategoricalCrossentropy(_ClassLoss):
+class SparseCategoricalCrossentropy(_Crossentropy):
     """-log q_c for the label c, an integer. Samples labelled `ignore_class` do not count."""
 
     kind = staticmethod(targets.labels)
@@ -111,6 +150,12 @@ class SparseCategoricalCrossentropy(_ClassLoss):
             t *= valid[..., None]
             y_pred = np.where(valid[..., None], y_pred, 0)
         return super().per_sample(t, y_pred)
+
+    def _rows_of_targets(self, c, classes):
+        labels = c.reshape(-1).astype(np.int64)
+        if self.ignore_class is not None:
+            labels[labels == self.ignore_class] = -1  # no class: the row counts nothing
+        return labels
 
     def valid(self, c):
         return None if self.ignore_class is None else c != self.ignore_class

@@ -60,6 +60,7 @@ NAMES = {
         "cut_mix_grad",
         "mix",
     ),
+    "crossentropy": ("softmax_crossentropy",),
     "reshaping": ("zero_pad2d", "zero_pad2d_grad", "upsample2d", "upsample2d_grad"),
     "updates": (
         "adadelta_update",
