@@ -76,9 +76,12 @@ class Mean(Metric):
         """
         values = np.asarray(values, np.float64)
         weights = spread(sample_weight, values.shape)
-        inner = tuple(range(1, values.ndim))
-        self.total += float(np.sum(np.mean(values * weights, axis=inner)))
-        self.count += float(np.sum(np.mean(weights, axis=inner)))
+        products = values * weights
+        if values.ndim > 1:
+            inner = tuple(range(1, values.ndim))
+            products, weights = np.mean(products, axis=inner), np.mean(weights, axis=inner)
+        self.total += float(np.sum(products))
+        self.count += float(np.sum(weights))
 
     def result(self):
         return self.total / self.count if self.count else 0.0
