@@ -1,5 +1,7 @@
 """The compiled convolutions: exact on small integers, for every geometry, and nothing but `out`."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,12 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
+<<<<<<< HEAD
+from minicnn.ops.fast import convolution, dense, dense_products, few_channels
+=======
 from minicnn.ops.fast import convolution, dense
 from minicnn.ops.fast.pooling import max_pool2d
+>>>>>>> main
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
 from minicnn.ops.shapes import conv2d_shape, resolve_padding
 
@@ -76,6 +82,15 @@ def assert_bands(buffer, filling):
     assert (buffer[: BAND + 1] == filling).all() and (buffer[-BAND:] == filling).all()
 
 
+def choosing(module, name, choice):
+    """`module.name`, which says where an algorithm is used, replaced by a function or left."""
+    return mock.patch.object(module, name, choice or getattr(module, name))
+
+
+# Where the algorithm for few channels is used: nowhere, where it can be, where it is chosen.
+FEW_CHANNELS = {"never": lambda *_: False, "ever": few_channels.is_defined, "chosen": None}
+
+
 def check(x_shape, kernel_shape, strides, padding, dilation, groups, dtype):
     x, kernel = integers(x_shape, dtype, 1), integers(kernel_shape, dtype, 2)
     bias = integers(kernel_shape[3:], dtype, 3)
@@ -128,9 +143,12 @@ def geometries(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(geometries(), st.sampled_from([np.float32, np.float64]))
-def test_every_geometry_is_exact_on_integers(geometry, dtype):
-    check(*geometry, dtype)
+@given(
+    geometries(), st.sampled_from([np.float32, np.float64]), st.sampled_from(sorted(FEW_CHANNELS))
+)
+def test_every_geometry_is_exact_on_integers(geometry, dtype, few):
+    with choosing(few_channels, "pays", FEW_CHANNELS[few]):
+        check(*geometry, dtype)
 
 
 LARGE = [
@@ -312,16 +330,71 @@ def test_errors(change, message):
 
 
 @settings(deadline=None, max_examples=60)
-@given(*[st.integers(1, 150)] * 3, st.sampled_from([np.float32, np.float64]))
-def test_dense_is_exact_on_integers(m, k, n, dtype):
-    x, kernel, bias = integers((m, k), dtype), integers((k, n), dtype, 1), integers((n,), dtype, 2)
-    dy = integers((m, n), dtype, 3)
-    np.testing.assert_array_equal(dense.dense(x, kernel, bias), x @ kernel + bias)
-    np.testing.assert_array_equal(
-        dense.dense(x, kernel, bias, ("relu",)), np.maximum(x @ kernel + bias, 0)
-    )
-    np.testing.assert_array_equal(dense.dense_input_grad(dy, kernel), dy @ kernel.T)
-    np.testing.assert_array_equal(dense.dense_kernel_grad(x, dy), x.T @ dy)
+@given(*[st.integers(1, 150)] * 3, st.sampled_from([np.float32, np.float64]), st.booleans())
+def test_dense_is_exact_on_integers(m, k, n, dtype, small):
+    check_dense(m, k, n, dtype, small)
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(64, 2048, 10), (33, 512, 65), (300, 1024, 16), (512, 5, 31), (513, 7, 9)]
+)
+def test_large_dense_is_exact_on_integers(m, k, n, small):
+    check_dense(m, k, n, np.float32, small)
+
+
+def check_dense(m, k, n, dtype, small):
+    arrays = [integers(shape, dtype, i) for i, shape in enumerate([(m, k), (k, n), (n,), (m, n)])]
+    # NaN around everything that is read, a mark around everything that is written.
+    x, kernel, bias, dy = (banded(array, np.nan)[1] for array in arrays)
+    sums = x @ kernel + bias
+    most = mock.patch.object(dense_products, "MOST_ROWS", m if small else 0)
+    with most, choosing(dense_products, "fits", lambda *_: small):
+        for operation, arguments, result in (
+            (dense.dense, (x, kernel, bias), sums),
+            (dense.dense, (x, kernel, bias, ("relu",)), np.maximum(sums, 0)),
+            (dense.dense_input_grad, (dy, kernel), dy @ kernel.T),
+            (dense.dense_kernel_grad, (x, dy), x.T @ dy),
+        ):
+            buffer, out = banded(np.full(result.shape, np.nan, dtype), 77)
+            assert operation(*arguments, out=out) is out
+            np.testing.assert_array_equal(out, result)
+            assert_bands(buffer, 77)
+
+
+def test_dense_activations_that_are_no_rectifier():
+    x, kernel = integers((40, 30)).astype(np.float64) / 8, integers((30, 21), np.float64, 1) / 8
+    y = dense.dense(x, kernel, None, ("tanh",))
+    np.testing.assert_allclose(y, np.tanh(x @ kernel), rtol=1e-13)
+
+
+def test_dense_gives_the_same_bits_on_any_number_of_threads():
+    draw = np.random.default_rng(0).standard_normal
+    x, kernel, dy = (draw(shape, np.float32) for shape in [(70, 512), (512, 75), (70, 75)])
+    results = []
+    for number in (1, 2):
+        with config.using(threads=number):
+            results.append(
+                [
+                    dense.dense(x, kernel),
+                    dense.dense_input_grad(dy, kernel),
+                    dense.dense_kernel_grad(x, dy),
+                ]
+            )
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
+    exact = x.astype(np.float64) @ kernel.astype(np.float64)
+    np.testing.assert_allclose(results[0][0], exact, rtol=0, atol=2e-5 * np.abs(exact).max())
+
+
+def test_outputs_past_the_caches():
+    """Large enough for `stream`: whole tiles and the last, lower ones."""
+    x, kernel = integers((32, 97, 89, 3)), integers((3, 3, 3, 16), seed=1)
+    y = convolution.conv2d(x, kernel, None, (1, 1), "same", activation=("relu",))
+    assert y.nbytes >= few_channels.STREAM_BYTES
+    with choosing(few_channels, "pays", FEW_CHANNELS["never"]):
+        expected = convolution.conv2d(x, kernel, None, (1, 1), "same", activation=("relu",))
+    np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("shape", [(5000, 3), (7, 11, 13, 1), (2, 3, 4, 200), (0, 4), (1, 1)])

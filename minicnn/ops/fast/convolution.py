@@ -18,15 +18,15 @@ from minicnn.ops.fast import (
     amx_winograd,
     depthwise,
     direct,
+    few_channels,
     grouped,
     operands,
     winograd,
 )
-from minicnn.ops.fast.direct import geometry
+from minicnn.ops.fast.direct import FORWARD, INPUT_GRAD, KERNEL_GRAD, geometry
 from minicnn.ops.fast.jit import parallel_kernel
 from minicnn.ops.fast.pooling import max_pool2d
 
-FORWARD, INPUT_GRAD, KERNEL_GRAD = range(3)
 # Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
 # longer than its fewer products save on the tile unit (512 x 512, 14 x 14: 38 ms, direct 30).
 LARGE_KERNEL = 1 << 17
@@ -151,7 +151,9 @@ def _algorithm(shape, dtype, product):
     allowed = config.convolution != "direct" and winograd.is_defined(shape)
     algorithm = winograd if allowed and pays else direct
     if dtype == np.float32 and amx.is_available():
-        return _on_tile_unit(algorithm, shape, product)
+        algorithm = _on_tile_unit(algorithm, shape, product)
+    if algorithm is direct and few_channels.pays(shape, product):
+        return few_channels
     return algorithm
 
 

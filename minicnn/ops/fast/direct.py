@@ -36,6 +36,8 @@ PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
 TASKS = 16  # pieces of a kernel gradient: enough for as many threads, with little to add up
 SMALLEST_SEGMENT = 512  # positions; shorter sums are not worth a buffer of their own
 
+FORWARD, INPUT_GRAD, KERNEL_GRAD = range(3)  # the three products of a convolution
+
 # Columns of the integer tables that describe the work to the kernels.
 RUN_ROW, RUN_START, RUN_LENGTH, RUN_AT = range(4)
 (

@@ -1,0 +1,193 @@
+"""Micro-kernels of products whose left matrix is a table of offsets: s[windows[k] + offsets[i]].
+
+    c[i, j] = start[j] + sum_k s[taps[k] + pixels[i]] b[k, j]      i: a position, k: a tap
+    c[i, j] = sum_k s[pixels[k] + taps[i]] b[k, j]                 i: a tap, k: a position
+
+Tiles of two vectors, of one, and of half a vector of AVX-512, which some processors multiply two
+at a time. As in `gemm.py` a tile stays in registers while k runs; here a number of s is broadcast
+from where it lies, so nothing has to be gathered, and c is written to the last element wanted and
+not further.
+"""
+
+from minicnn.ops.fast import gemm, simd
+from minicnn.ops.fast.gemm import ROWS, TILE
+
+HALVES = simd.VECTOR_BYTES == 64  # half a vector is a vector of an older set of instructions
+# Lower tiles, of which fewer rows are computed in vain: 128 = 7 * 14 + 3 * 10, 72 = 3 * 24.
+LOW, MIDDLE = (10, 24) if simd.REGISTERS == 32 else (5, 9)
+
+
+class _HalfVectors(simd.Vectors):
+    """Vectors of half the width."""
+
+    def __init__(self, builder, scalar):
+        super().__init__(builder, scalar)
+        self.lanes //= 2
+        self.type = simd.ir.VectorType(scalar, self.lanes)
+        self._suffix = self._suffix.replace(f"v{2 * self.lanes}", f"v{self.lanes}")
+
+    @property
+    def _alignment(self):
+        return simd.VECTOR_BYTES // 2 // self.lanes
+
+
+def _accumulate(v, s, windows, offsets, count, b, b0, b_row, last, first):
+    """sums[i][j] += s[windows[k] + offsets[i]] * b[b0 + k * b_row, vector j], k = 0 ... count - 1.
+
+    `first` are the sums at the beginning, rows of vectors. Of the last vector of b only `last`
+    elements are read, unless that is None.
+    """
+    builder, rows, vectors = v.builder, len(first), len(first[0])
+    before, loop = builder.block, builder.append_basic_block("k")
+    after = builder.append_basic_block("k_end")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(simd.INTEGER)
+    sums = [[builder.phi(v.type) for _ in range(vectors)] for _ in range(rows)]
+    *parts, end = _parts(v, builder.add(b0, builder.mul(k, b_row)), vectors)
+    factors = [v.load(b, part) for part in parts]
+    factors.append(v.load(b, end) if last is None else v.load_first(b, end, last))
+    addresses = [builder.gep(s, [v.load_integer(windows, k)])]
+    if HALVES and vectors == 2:
+        addresses.append(_another(builder, addresses[0]))
+    new = []
+    for i in range(rows):
+        values = [v.load_splat(address, offsets[i]) for address in addresses]
+        if len(values) < vectors:
+            values *= vectors
+        new.append([v.multiply_add(*each) for each in zip(values, factors, sums[i], strict=True)])
+    following = builder.add(k, v.integer(1))
+    k.add_incoming(v.integer(0), before)
+    k.add_incoming(following, loop)
+    for i in range(rows):
+        for phi, begin, end in zip(sums[i], first[i], new[i], strict=True):
+            phi.add_incoming(begin, before)
+            phi.add_incoming(end, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    builder.position_at_end(after)
+    return new
+
+
+def _another(builder, address):
+    """The same address, of which LLVM does not know that it is the same.
+
+    What is loaded from it is not kept for the next product. One of AVX-512 takes a number from
+    memory at no cost, while LLVM loads all of them ahead and then has no registers for the sums:
+    34 instead of 113 GFLOP/s (a core of a Zen 4, 14 positions, 72 taps).
+    """
+    kind = simd.ir.FunctionType(address.type, [address.type])
+    return builder.call(simd.ir.InlineAsm(kind, "", "=r,0"), [address])
+
+
+def _parts(v, index, vectors):
+    return [v.builder.add(index, v.integer(i * v.lanes)) for i in range(vectors)]
+
+
+def _write(v, sums, valid, c, c0, c_row, change, store, store_last):
+    """The first `valid` rows to c; those beyond go where the last one is written afterwards."""
+    builder, vectors = v.builder, len(sums[0])
+    final = builder.sub(valid, v.integer(1))
+    for i in reversed(range(len(sums))):
+        inside = builder.icmp_signed("<", v.integer(i), final)
+        row = builder.select(inside, v.integer(i), final)
+        *parts, end = _parts(v, builder.add(c0, builder.mul(row, c_row)), vectors)
+        for value, at in zip(sums[i], parts, strict=False):
+            store(change(value), c, at)
+        store_last(change(sums[i][-1]), c, end)
+
+
+def _write_whole_or_first(v, sums, valid, last, c, c0, c_row, change):
+    whole = v.builder.icmp_signed("==", last, v.integer(v.lanes))
+    with v.builder.if_else(whole) as (all_of_it, some_of_it):
+        with all_of_it:
+            _write(v, sums, valid, c, c0, c_row, change, v.store, v.store)
+        with some_of_it:
+            _write(
+                v, sums, valid, c, c0, c_row, change, v.store,
+                lambda value, array, at: v.store_first(value, array, at, last),
+            )  # fmt: skip
+
+
+def _position_tile(rows, vectors, half=False, packed=True):
+    """The micro-kernel for a tile of `rows` positions by `vectors`, an intrinsic.
+
+    `packed`: b has whole vectors in every row, whatever `last` is.
+    """
+
+    def write(v, s, pixels, p0, valid, taps, count, b, b0, b_row, last, c, c0, c_row, start, start0,
+              code, slope, streaming):  # fmt: skip
+        """c = start + s @ b for the first `valid` rows, then the activation if it is a linear
+        rectifier; the last vector of a row has `last` elements. `streaming`: past the caches."""
+        builder = v.builder
+        if half:
+            v = _HalfVectors(builder, v.scalar)
+        offsets = [v.load_integer(pixels, builder.add(p0, v.integer(i))) for i in range(rows)]
+        first = [v.load(start, at) for at in _parts(v, start0, vectors)]
+        read = None if packed else last
+        sums = _accumulate(v, s, taps, offsets, count, b, b0, b_row, read, [first] * rows)
+
+        def finish(change):
+            if half:  # its rows do not begin where a vector does
+                _write_whole_or_first(v, sums, valid, last, c, c0, c_row, change)
+                return
+            with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
+                with yes:
+                    _write(v, sums, valid, c, c0, c_row, change, v.stream, v.stream)
+                with no:
+                    _write_whole_or_first(v, sums, valid, last, c, c0, c_row, change)
+
+        def rectified(value):
+            below = builder.select(relu, v.constant(0), v.multiply(value, slopes))
+            return v.where_negative(value, below, value)
+
+        def is_code(number):
+            return builder.icmp_signed("==", code, v.integer(number))
+
+        relu, leaky = is_code(gemm.RELU), is_code(gemm.LEAKY_RELU)  # 0 * -infinity is not 0
+        with builder.if_else(builder.or_(relu, leaky)) as (rectifier, other):
+            with rectifier:
+                slopes = v.splat(slope)
+                finish(rectified)
+            with other:
+                finish(lambda value: value)
+
+    return simd.vector_intrinsic(write)
+
+
+def _tap_tile(rows, vectors, half=False):
+    """The micro-kernel for a tile of `rows` taps by `vectors`, an intrinsic."""
+
+    def write(v, s, pixels, count, taps, t0, valid, b, b0, b_row, last, c, c0, c_row, add):
+        """c = [c +] s^T @ b for the first `valid` rows; the last vector of a row has `last`
+        elements. With `add`, c has room for whole tiles."""
+        builder = v.builder
+        if half:
+            v = _HalfVectors(builder, v.scalar)
+        offsets = [v.load_integer(taps, builder.add(t0, v.integer(i))) for i in range(rows)]
+        zeros = [[v.constant(0)] * vectors] * rows
+        sums = _accumulate(v, s, pixels, offsets, count, b, b0, b_row, last, zeros)
+        with builder.if_else(builder.icmp_signed("!=", add, v.integer(0))) as (adding, writing):
+            with adding:
+                for i in range(rows):
+                    at = _parts(v, v.offset(c0, (c_row, i)), vectors)
+                    for value, place in zip(sums[i], at, strict=True):
+                        v.store(v.add(v.load(c, place), value), c, place)
+            with writing:
+                _write_whole_or_first(v, sums, valid, last, c, c0, c_row, lambda value: value)
+
+    return simd.vector_intrinsic(write)
+
+
+positions_two = _position_tile(TILE, 2)
+positions_two_low = _position_tile(LOW, 2)
+positions_one = _position_tile(ROWS, 1)
+positions_one_low = _position_tile(TILE, 1, packed=False)
+positions_half = _position_tile(ROWS, 1, HALVES)
+taps_two = _tap_tile(TILE, 2)
+taps_two_low = _tap_tile(LOW, 2)
+taps_one = _tap_tile(ROWS, 1)
+taps_one_middle = _tap_tile(MIDDLE, 1)
+taps_one_low = _tap_tile(TILE, 1)
+taps_half = _tap_tile(ROWS, 1, HALVES)
+taps_half_middle = _tap_tile(MIDDLE, 1, HALVES)
+taps_half_low = _tap_tile(TILE, 1, HALVES)
