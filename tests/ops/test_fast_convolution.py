@@ -9,12 +9,8 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
-<<<<<<< HEAD
 from minicnn.ops.fast import convolution, dense, dense_products, few_channels
-=======
-from minicnn.ops.fast import convolution, dense
 from minicnn.ops.fast.pooling import max_pool2d
->>>>>>> main
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
 from minicnn.ops.shapes import conv2d_shape, resolve_padding
 
