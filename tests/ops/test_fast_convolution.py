@@ -383,6 +383,24 @@ def test_dense_gives_the_same_bits_on_any_number_of_threads():
     np.testing.assert_allclose(results[0][0], exact, rtol=0, atol=2e-5 * np.abs(exact).max())
 
 
+def test_where_few_channels_are_chosen():
+    def chosen(c, f, product, kernel=3, strides=1, groups=1):
+        shape = convolution.geometry(
+            (8, 16, 16, c), (kernel, kernel, c // groups, f), (strides,) * 2, "same", (1, 1), groups
+        )
+        with config.using(amx="off"):
+            return convolution._algorithm(shape, np.dtype(np.float32), product) is few_channels
+
+    assert chosen(3, 64, convolution.FORWARD)
+    assert chosen(3, 64, convolution.KERNEL_GRAD)
+    assert chosen(64, 3, convolution.INPUT_GRAD)
+    assert not chosen(3, 64, convolution.INPUT_GRAD)
+    assert not chosen(64, 3, convolution.FORWARD)
+    assert not chosen(64, 3, convolution.INPUT_GRAD, strides=2)
+    assert not chosen(3, 64, convolution.FORWARD, kernel=1)
+    assert not chosen(256, 256, convolution.FORWARD, groups=4)
+
+
 def test_outputs_past_the_caches():
     """Large enough for `stream`: whole tiles and the last, lower ones."""
     x, kernel = integers((32, 97, 89, 3)), integers((3, 3, 3, 16), seed=1)
