@@ -200,8 +200,8 @@ def test_bias_and_activation(activation, groups):
     np.testing.assert_allclose(result, ACTIVATIONS[activation](y + bias), rtol=2e-6, atol=4e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd", "depthwise", "grouped"])
-@pytest.mark.parametrize("filters", [16, 18, 48, 70])
+@pytest.mark.parametrize("algorithm", ["direct", "few", "winograd", "depthwise", "grouped"])
+@pytest.mark.parametrize("filters", [6, 16, 18, 48, 70])
 def test_floor_of_every_filter(algorithm, filters):
     """max(z, floor) by every algorithm; NaN stays NaN."""
     generator = np.random.default_rng(filters)
@@ -212,7 +212,9 @@ def test_floor_of_every_filter(algorithm, filters):
     bias, floor = generator.standard_normal((2, filters))
     x[1, 8, 10, 0] = np.nan
     geometry = {"padding": "same", "groups": groups}
-    with config.using(convolution="winograd" if algorithm == "winograd" else "direct"):
+    few = FEW_CHANNELS["ever" if algorithm == "few" else "never"]
+    forced = config.using(convolution="winograd" if algorithm == "winograd" else "direct")
+    with forced, choosing(few_channels, "pays", few):
         z = convolution.conv2d(x, kernel, bias, **geometry)
         y = convolution.conv2d(x, kernel, bias, **geometry, floor=floor)
         np.testing.assert_array_equal(y, np.maximum(z, floor))

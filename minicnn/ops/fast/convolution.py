@@ -67,7 +67,7 @@ def conv2d(
         if floor is not None:
             shapes.check_one_of_activation_and_floor(activation)
             floor = operands.flat("floor", floor, (shape.kernel_shape[3],), dtype)
-            if algorithm in (winograd, direct):
+            if algorithm in (winograd, direct, few_channels):
                 activation = ("floor", floor)
         if pool is not None:
             winograd.convolve(x, kernel, bias, shape, activation, y.reshape(-1), pooled_shape)

@@ -139,19 +139,20 @@ def _worker_products(worker, workers, x, pixels, taps, matrix, in_place, columns
         valid, at = min(height, rows - i), i * columns + column
         if count <= lanes and in_place:
             positions_one_low(x, pixels, i, valid, taps, depth, matrix, column, columns, count, y,
-                              at, columns, start, column, code, slope, 0)  # fmt: skip
+                              at, columns, start, column, column, code, slope, 0)  # fmt: skip
         elif count <= lanes:
             positions_one_low(x, pixels, i, valid, taps, depth, packed, column * depth, lanes,
-                              count, y, at, columns, start, column, code, slope, 0)  # fmt: skip
+                              count, y, at, columns, start, column, column, code, slope,
+                              0)  # fmt: skip
         elif height == TILE:
             positions_two(x, pixels, i, valid, taps, depth, packed, column * depth, 2 * lanes,
-                          count - lanes, y, at, columns, start, column, code, slope,
+                          count - lanes, y, at, columns, start, column, column, code, slope,
                           0)  # fmt: skip
         else:
             positions_two_low(x, pixels, i, valid, taps, depth, packed, column * depth, 2 * lanes,
-                              count - lanes, y, at, columns, start, column, code, slope,
+                              count - lanes, y, at, columns, start, column, column, code, slope,
                               0)  # fmt: skip
-        if code > gemm.LEAKY_RELU:
+        if code > gemm.FLOOR:
             for k in range(valid):
                 gemm.activate_row(y, at + k * columns, count, code, slope)
 
@@ -231,9 +232,7 @@ def multiply(x, matrix, transposed, bias, sizes, activation, y):
     if k * x.itemsize % ALIASED == 0:
         row, spread = k + lanes, m
     pixels, taps, tiles, low_tiles, _, _ = _tables(m, k, row)
-    start = np.zeros(n + 2 * lanes, x.dtype)
-    if bias is not None:
-        start[:n] = bias
+    start = gemm.start_vector(bias, activation, n, x.dtype)
     packed = arena.empty((k * (n + 2 * lanes),), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     row, step = (1, k) if transposed else (n, 1)

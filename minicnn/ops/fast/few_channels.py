@@ -102,6 +102,7 @@ def _worker_products(worker, x, table, pixels, taps, count, b, filters, start, y
                      streaming, scratches):  # fmt: skip
     s = scratches[worker]
     lanes = simd.VECTOR_BYTES // y.itemsize
+    to_floor = start.size // 2 if code == gemm.FLOOR else 0  # see gemm.start_vector
     band = table[BAND_HEIGHT]
     bands = (table[OUT_HEIGHT] + band - 1) // band
     first, last = gemm.share(worker, len(scratches), table[IMAGES] * bands)
@@ -122,22 +123,22 @@ def _worker_products(worker, x, table, pixels, taps, count, b, filters, start, y
                 for p in range(0, positions, TILE):
                     positions_two(s, pixels, p, min(TILE, positions - p), taps, count, b, b0,
                                    2 * lanes, used, y, c0 + p * filters + column, filters, start,
-                                   column, code, slope, streaming)  # fmt: skip
+                                   column, column + to_floor, code, slope, streaming)  # fmt: skip
                 used += lanes
             elif panel == 2:
                 used = min(left, lanes)
                 for p in range(0, positions, ROWS):
                     positions_one(s, pixels, p, min(ROWS, positions - p), taps, count, b, b0,
                                    lanes, used, y, c0 + p * filters + column, filters, start,
-                                   column, code, slope, streaming)  # fmt: skip
+                                   column, column + to_floor, code, slope, streaming)  # fmt: skip
             else:
                 used = left
                 for p in range(0, positions, ROWS):
                     positions_half(s, pixels, p, min(ROWS, positions - p), taps, count, b, b0,
                                     lanes // 2, used, y, c0 + p * filters + column, filters, start,
-                                    column, code, slope, streaming)  # fmt: skip
+                                    column, column + to_floor, code, slope, streaming)  # fmt: skip
             column += used
-        if code > gemm.LEAKY_RELU:
+        if code > gemm.FLOOR:
             gemm.activate_row(y, c0, positions * filters, code, slope)
     if streaming:
         simd.end_of_stream(y)
@@ -321,13 +322,11 @@ def _run(plan, x, matrix, bias, activation, y):
     table, lanes, columns = plan.table, simd.lanes(x.dtype), matrix[5]
     packed = arena.empty((plan.count * (columns + 2 * lanes),), x.dtype)
     _pack(*matrix, packed)
-    start = np.zeros(columns + 2 * lanes, x.dtype)
-    if bias is not None:
-        start[:columns] = bias
+    start = gemm.start_vector(bias, activation, columns, x.dtype)
     tasks = table[IMAGES] * -(-table[OUT_HEIGHT] // table[BAND_HEIGHT])
     scratch = arena.empty((int(min(threads.count(), tasks)), plan.scratch), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
-    streaming = code <= gemm.LEAKY_RELU and y.nbytes >= STREAM_BYTES and simd.streams(y, columns)
+    streaming = code <= gemm.FLOOR and y.nbytes >= STREAM_BYTES and simd.streams(y, columns)
     _products(x, table, plan.pixels, plan.taps, plan.count, packed, columns, start, y, code, slope,
               streaming, scratch)  # fmt: skip
 

@@ -83,7 +83,7 @@ def _parts(v, index, vectors):
     return [v.builder.add(index, v.integer(i * v.lanes)) for i in range(vectors)]
 
 
-def _write(v, sums, valid, c, c0, c_row, change, store, store_last):
+def _write(v, sums, valid, c, c0, c_row, store, store_last):
     """The first `valid` rows to c; those beyond go where the last one is written afterwards."""
     builder, vectors = v.builder, len(sums[0])
     final = builder.sub(valid, v.integer(1))
@@ -92,18 +92,18 @@ def _write(v, sums, valid, c, c0, c_row, change, store, store_last):
         row = builder.select(inside, v.integer(i), final)
         *parts, end = _parts(v, builder.add(c0, builder.mul(row, c_row)), vectors)
         for value, at in zip(sums[i], parts, strict=False):
-            store(change(value), c, at)
-        store_last(change(sums[i][-1]), c, end)
+            store(value, c, at)
+        store_last(sums[i][-1], c, end)
 
 
-def _write_whole_or_first(v, sums, valid, last, c, c0, c_row, change):
+def _write_whole_or_first(v, sums, valid, last, c, c0, c_row):
     whole = v.builder.icmp_signed("==", last, v.integer(v.lanes))
     with v.builder.if_else(whole) as (all_of_it, some_of_it):
         with all_of_it:
-            _write(v, sums, valid, c, c0, c_row, change, v.store, v.store)
+            _write(v, sums, valid, c, c0, c_row, v.store, v.store)
         with some_of_it:
             _write(
-                v, sums, valid, c, c0, c_row, change, v.store,
+                v, sums, valid, c, c0, c_row, v.store,
                 lambda value, array, at: v.store_first(value, array, at, last),
             )  # fmt: skip
 
@@ -115,9 +115,9 @@ def _position_tile(rows, vectors, half=False, packed=True):
     """
 
     def write(v, s, pixels, p0, valid, taps, count, b, b0, b_row, last, c, c0, c_row, start, start0,
-              code, slope, streaming):  # fmt: skip
-        """c = start + s @ b for the first `valid` rows, then the activation if it is a linear
-        rectifier; the last vector of a row has `last` elements. `streaming`: past the caches."""
+              floor0, code, slope, streaming):  # fmt: skip
+        """c = start + s @ b for the first `valid` rows, then the activation if it is a rectifier;
+        the last vector of a row has `last` elements. `streaming`: past the caches."""
         builder = v.builder
         if half:
             v = _HalfVectors(builder, v.scalar)
@@ -126,30 +126,23 @@ def _position_tile(rows, vectors, half=False, packed=True):
         read = None if packed else last
         sums = _accumulate(v, s, taps, offsets, count, b, b0, b_row, read, [first] * rows)
 
-        def finish(change):
+        def finish(sums):
             if half:  # its rows do not begin where a vector does
-                _write_whole_or_first(v, sums, valid, last, c, c0, c_row, change)
+                _write_whole_or_first(v, sums, valid, last, c, c0, c_row)
                 return
             with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
                 with yes:
-                    _write(v, sums, valid, c, c0, c_row, change, v.stream, v.stream)
+                    _write(v, sums, valid, c, c0, c_row, v.stream, v.stream)
                 with no:
-                    _write_whole_or_first(v, sums, valid, last, c, c0, c_row, change)
+                    _write_whole_or_first(v, sums, valid, last, c, c0, c_row)
 
-        def rectified(value):
-            below = builder.select(relu, v.constant(0), v.multiply(value, slopes))
-            return v.where_negative(value, below, value)
-
-        def is_code(number):
-            return builder.icmp_signed("==", code, v.integer(number))
-
-        relu, leaky = is_code(gemm.RELU), is_code(gemm.LEAKY_RELU)  # 0 * -infinity is not 0
-        with builder.if_else(builder.or_(relu, leaky)) as (rectifier, other):
+        with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, other):
             with rectifier:
-                slopes = v.splat(slope)
-                finish(rectified)
+                floors = _parts(v, floor0, vectors)
+                changes = [gemm.rectified(v, code, slope, start, at) for at in floors]
+                finish([[f(x) for f, x in zip(changes, row, strict=True)] for row in sums])
             with other:
-                finish(lambda value: value)
+                finish(sums)
 
     return simd.vector_intrinsic(write)
 
@@ -173,7 +166,7 @@ def _tap_tile(rows, vectors, half=False):
                     for value, place in zip(sums[i], at, strict=True):
                         v.store(v.add(v.load(c, place), value), c, place)
             with writing:
-                _write_whole_or_first(v, sums, valid, last, c, c0, c_row, lambda value: value)
+                _write_whole_or_first(v, sums, valid, last, c, c0, c_row)
 
     return simd.vector_intrinsic(write)
 
