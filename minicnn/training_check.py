@@ -5,7 +5,6 @@ behind validation_split, an accuracy that counted zeros, a test set of thirty, p
 The checks of arrays are in checks/arrays.py; those here train copies of the model for a few steps.
 """
 
-import copy
 import math
 import warnings
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from minicnn.data.batches import (
 )
 from minicnn.layers.normalization import BatchNormalization
 from minicnn.metrics.classification import majority, percent, wilson_interval
+from minicnn.models.copying import fresh_optimizer, independent_copy
 from minicnn.models.model import Model, clone_model
 
 MOST_LOOKED_AT = 256  # inputs that scale, first loss and dead units are taken from
@@ -160,7 +160,7 @@ class _Examination:
     def __init__(self, model, data, batch_size, steps):
         self.data, self.batch_size, self.steps = data, batch_size, steps
         self.trained = model.optimizer.iterations > 0
-        self.source = _copy(model)
+        self.source = independent_copy(model, "check_training")
         self.source.check_inputs(pick(data.train.x, slice(0, 1)))
         self.source._prepare()
         self.heads = self.source.heads
@@ -259,12 +259,12 @@ class _Examination:
             made.ensure_built([(None, *t.shape[1:]) for t in self.source.inputs][0])
         except (TypeError, ValueError, KeyError):
             return None  # layers of the user's that cannot be made from their config
-        made.compile(_new_optimizer(self.source.optimizer), **self.source.compiled)
+        made.compile(fresh_optimizer(self.source.optimizer), **self.source.compiled)
         return made
 
     def _learner(self):
         """A copy of the untrained model, to be trained."""
-        learner = _copy(self.fresh)
+        learner = independent_copy(self.fresh, "check_training")
         for layer in learner.parts():
             if isinstance(layer, BatchNormalization):
                 layer.momentum = min(layer.momentum, QUICK_MOMENTUM)
@@ -293,7 +293,7 @@ class _Examination:
         if self.fresh is None:
             return Finding(name, "skipped", "the model is trained and its layers have no config")
         part = self._some(self.data.train)
-        learner = _copy(self.fresh)
+        learner = independent_copy(self.fresh, "check_training")
         penalty = sum(learner.losses)
         run = learner.fit(part.x, part.y, len(part), shuffle=False, verbose=0)
         first = float(run.history["loss"][0]) - penalty
@@ -538,34 +538,6 @@ def _without_relation(classes, generator):
     order = np.empty(len(classes), np.int64)
     order[by_class] = np.argsort(dealt, kind="stable")
     return order
-
-
-# -- copies ---------------------------------------------------------------------------------------
-
-
-def _new_optimizer(optimizer):
-    return type(optimizer).from_config(optimizer.get_config())
-
-
-def _copy(model):
-    """The model with its weights in arrays of its own, and an optimizer that starts anew."""
-    unwanted = [model.history, *(parameter.owner for parameter in model.weights)]
-    memo = {id(one): _Nothing() for one in unwanted if one is not None}
-    memo[id(model.optimizer)] = _new_optimizer(model.optimizer)
-    try:
-        made = copy.deepcopy(model, memo)
-    except TypeError as error:  # a lock, an open file: what a layer of the user's may hold
-        raise TypeError(
-            f"check_training trains a copy of {model.name!r}, which cannot be copied: {error}"
-        ) from error
-    for parameter in made.weights:
-        parameter.owner = None
-    made.history = None
-    return made
-
-
-class _Nothing:
-    """Stands for what a copy has no use for: the optimizer's buffers, the history."""
 
 
 __all__ = ["check_training"]

@@ -381,7 +381,9 @@ def test_layers_of_the_users():
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     assert check(model, steps=2)["first loss"].verdict == "pass"
     model.layers[0].held = threading.Lock()
-    with pytest.raises(TypeError, match="trains a copy of .* which cannot be copied: .*lock"):
+    with pytest.raises(
+        TypeError, match="check_training runs a copy of .* which cannot be copied: .*lock"
+    ):
         check(model)
 
 

@@ -14,7 +14,6 @@ CIFAR-10 network, empty cache, two cores: see `python -m benchmarks`, start-up.
 """
 
 import contextlib
-import copy
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ import numpy as np
 from minicnn import config, randomness
 from minicnn.data.batches import positive
 from minicnn.losses import targets
+from minicnn.models.copying import independent_copy
 
 MOST_PROCESSES = 8  # the kernels of a step are some twenty, and five of them cost half the time
 MOST_WEIGHTS = 20_000_000  # helpers make the weights, too: no second VGG in memory
@@ -64,7 +64,7 @@ def warmup(model, batch_size=32, training=True):
     model._refuse_another_thread()
     with randomness.untouched(0), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of zeros
-        worker = _copy(model)
+        worker = independent_copy(model, "warmup")
         for dtype in (np.float32, np.uint8) if model.accepts_integers else (np.float32,):
             x = [np.zeros((shape[0] or batch_size, *shape[1:]), dtype) for shape in shapes]
             x = x if len(x) > 1 else x[0]
@@ -87,26 +87,6 @@ def _made_up(head, batch_size):
     if type(head.loss).kind is targets.one_hot:
         y[..., 0] = 1
     return y
-
-
-def _copy(model):
-    """The model with weights of its own and, if it is compiled, an optimizer that starts anew."""
-    left_out = [model.history, *(parameter.owner for parameter in model.weights)]
-    memo = {id(one): _NotCopied() for one in left_out if one is not None}
-    if model.optimizer is not None:
-        optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
-        memo[id(model.optimizer)] = optimizer
-    try:
-        made = copy.deepcopy(model, memo)
-    except TypeError as error:  # a lock, an open file: what a layer of the user's may hold
-        model.fail(f"cannot be copied, and warmup runs a copy: {error}; take a step on data")
-    for parameter in made.weights:
-        parameter.owner = None
-    return made
-
-
-class _NotCopied:
-    """In place of what a copy has no use for: the optimizer's buffers, the history."""
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ PANEL    columns of b that are multiplied at once: two tiles
 BLOCK    rows of a that are multiplied at once: two tiles
 
 Design. A tile product of 16 x 16 x 32 takes 16 cycles, 16 times as many operations as the two FMA
-units do, so that six products for the six terms above are still 3 times as fast. The products are
+units do, so that six products for the six terms above are at most 16 / 6 times as fast. They are
 exact and the sums in float32, in an order that depends on nothing but k. Small terms come first;
 a step reloads two of its twelve tiles. Values are split without moving one across lanes: the
 upper halves of two vectors are merged into words, which only permutes k, on both sides alike.
