@@ -113,7 +113,7 @@ class ForgottenMean(BatchNormalization):
 
     def backward(self, dy, saved, needs_dx):
         x, mean, variance, *_ = saved
-        return super().backward(dy, (x, mean, variance, False, None, None), needs_dx)
+        return super().backward(dy, (x, mean, variance, False, None, None, None), needs_dx)
 
 
 class NoRescaling(Dropout):

@@ -109,16 +109,6 @@ def test_number_of_passes(chain, monkeypatch):
     assert len(ran) == passes
 
 
-@pytest.mark.parametrize("activation, passes", [("relu", 2), ("leaky_relu", 2), ("elu", 3)])
-def test_number_of_passes_in_training(activation, passes, monkeypatch):
-    """A convolution, its batch normalisation, which takes over rectifiers only."""
-    layers = [Conv2D(4, 3), BatchNormalization(), Activation(activation)]
-    model = Sequential([Input((5, 5, 3)), *layers])
-    context = Context(training=True, keep=True)
-    _, ran = calls(model, np.ones((1, 5, 5, 3), np.float32), monkeypatch, context)
-    assert len(ran) == passes
-
-
 def two_readers():
     x = Input((5, 5, 3))
     y = Conv2D(4, 3, activation="relu")(x)
@@ -173,17 +163,46 @@ def test_layers_that_stay_apart(case, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("activation", ["relu", "sigmoid", "leaky_relu", "gelu"])
-@pytest.mark.parametrize("normalised", [False, True])
-def test_training(activation, normalised):
+TRAINED = {  # layers -> how many of them run in training, Flatten among them
+    "relu": (lambda: [Conv2D(4, 3), ReLU()], 2),
+    "gelu": (lambda: [Conv2D(4, 3), Activation("gelu")], 3),
+    "norm, relu": (lambda: [Conv2D(4, 3), BatchNormalization(), ReLU()], 3),
+    "norm, leaky": (lambda: [Conv2D(4, 3), BatchNormalization(), LeakyReLU(0.1)], 3),
+    "norm, elu": (lambda: [Conv2D(4, 3), BatchNormalization(), Activation("elu")], 4),
+    "norm, pool": (lambda: [Conv2D(4, 3), BatchNormalization(), MaxPooling2D()], 3),
+    "norm, relu, pool": (
+        lambda: [Conv2D(4, 3), BatchNormalization(), ReLU(), MaxPooling2D()],
+        3,
+    ),
+    "relu, norm, pool": (
+        lambda: [Conv2D(4, 3, activation="relu"), BatchNormalization(), MaxPooling2D()],
+        3,
+    ),
+    "tanh, norm, pool": (
+        lambda: [Conv2D(4, 3, activation="tanh"), BatchNormalization(), MaxPooling2D()],
+        4,
+    ),
+    "odd, norm, pool": (lambda: [Conv2D(4, 2), BatchNormalization(), MaxPooling2D()], 4),
+    "norm, pool of three": (lambda: [Conv2D(4, 3), BatchNormalization(), MaxPooling2D(3)], 4),
+    "frozen norm, pool": (
+        lambda: [Conv2D(4, 3), BatchNormalization(trainable=False), MaxPooling2D()],
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_training(case, monkeypatch):
     """Gradients through what was taken over, and the same step as with layers apart."""
     set_random_seed(3)
-    layers = [Conv2D(4, 3), BatchNormalization(), Activation(activation), Flatten()]
-    if not normalised:
-        del layers[1]
-    model = Sequential([Input((6, 6, 2), dtype="float64"), *layers])
+    make, passes = TRAINED[case]
+    model = Sequential([Input((8, 8, 2), dtype="float64"), *make(), Flatten()])
     generator = np.random.default_rng(0)
-    x, dy = generator.standard_normal((4, 6, 6, 2)), generator.standard_normal((4, 64))
+    x = generator.standard_normal((4, 8, 8, 2))
+    dy = generator.standard_normal((4, *model.output_shape[1:]))
+    context = Context(training=True, keep=True, frozen_state=True)
+    _, ran = calls(model, x, monkeypatch, context)
+    assert len(ran) == passes
     gradients = []
     for watch in (None, lambda layer, y: None):
         context = Context(training=True, keep=True, frozen_state=True, watch=watch)

@@ -118,8 +118,8 @@ class Layer(Configurable):
     def backward(self, dy, saved, needs_dx):
         raise TypeError(f"{type(self).__name__} defines no backward(dy, saved, needs_dx) -> dx")
 
-    def takes_over(self, following, context):
-        """How many of the layers `following` this one does in a pass of its own.
+    def takes_over(self, following, context, x):
+        """How many of the layers `following` this one does in a pass of its own, for the input x.
 
         Each of them is the only reader of the output before it. Those that it takes over are
         `context.taken` in forward, which returns the output of the last of them; backward gets the

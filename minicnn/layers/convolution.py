@@ -105,7 +105,7 @@ class Conv2D(Layer):
     def _geometry(self):
         return self.strides, self.padding, self.dilation_rate, self.groups
 
-    def takes_over(self, following, context):
+    def takes_over(self, following, context, x):
         if not computes_as(self, Conv2D):
             return 0
         predicting = not (context.training or context.keep)

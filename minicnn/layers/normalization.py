@@ -7,6 +7,8 @@ from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, computes_as, table
 
+RECTIFIERS = ("relu", "leaky_relu")
+
 
 @table.register("BatchNorm")
 class BatchNormalization(Layer):
@@ -114,19 +116,32 @@ class BatchNormalization(Layer):
             scale = scale * self.gamma.value
         return scale, (self.beta.value if self.center else 0) - mean * scale
 
-    def takes_over(self, following, context):
-        """A rectifier, whose derivative follows from what is normalised."""
-        mine = computes_as(self, BatchNormalization)
-        return int(mine and _rectifier(following[0]) is not None)
+    def takes_over(self, following, context, x):
+        """A rectifier, whose derivative follows from what is normalised; in training then the
+        maxima of 2x2 windows, which are taken while two rows of the picture are at hand."""
+        if not computes_as(self, BatchNormalization):
+            return 0
+        count = int(_rectifier(following[0]) is not None)
+        whole = x.ndim == 4 and self.axis in (-1, 3) and x.shape[1] % 2 == x.shape[2] % 2 == 0
+        by_batch = context.training and self.trainable
+        rectified = context.below is None or context.below[0] in RECTIFIERS
+        if whole and by_batch and rectified:
+            count += any(layer.pair_maxima for layer in following[count : count + 1])
+        return count
 
     def forward(self, x, context):
         x = self._channels_last(x)
         gamma = self.gamma.value if self.scale else None
         beta = self.beta.value if self.center else None
-        activation = _rectifier(*context.taken) if context.taken else None
-        by_batch = context.training and self.trainable
+        activation = _rectifier(context.taken[0]) if context.taken else None
+        pools = bool(context.taken) and context.taken[-1].pair_maxima is not None
+        by_batch, index = context.training and self.trainable, None
         if by_batch:
-            y, mean, variance = ops.batch_norm_train(x, gamma, beta, self.epsilon, activation)
+            given = x, gamma, beta, self.epsilon, activation
+            if pools:
+                y, index, mean, variance = ops.batch_norm_max_pool(*given)
+            else:
+                y, mean, variance = ops.batch_norm_train(*given)
             if not context.frozen_state:
                 self._move(self.moving_mean, mean)
                 self._move(self.moving_variance, variance)
@@ -134,19 +149,23 @@ class BatchNormalization(Layer):
             mean, variance = self.moving_mean.value, self.moving_variance.value
             y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon, activation)
         below = context.below if by_batch and self.axis in (-1, x.ndim - 1) else None
-        return self._channels_back(y), (x, mean, variance, by_batch, below, activation)
+        return self._channels_back(y), (x, mean, variance, by_batch, below, activation, index)
 
     def _move(self, moving, batch):
         moving.value *= self.momentum
         moving.value += (1 - self.momentum) * batch
 
     def backward(self, dy, saved, needs_dx):
-        x, mean, variance, by_batch, below, activation = saved
+        x, mean, variance, by_batch, below, activation, index = saved
         gamma = self.gamma.value if self.scale else None
         beta = self.beta.value if self.center else None
         norm = (x, gamma, mean, variance, self.epsilon)
-        if below:
-            dz, sums, dgamma, dbeta = ops.batch_norm_activation_grad(
+        if index is not None:
+            dx, sums, dgamma, dbeta = ops.batch_norm_max_pool_grad(
+                dy, index, *norm, beta, activation, below
+            )
+        elif below:
+            dx, sums, dgamma, dbeta = ops.batch_norm_activation_grad(
                 dy, *norm, below, beta, activation
             )
         else:
@@ -157,13 +176,13 @@ class BatchNormalization(Layer):
         if self.center and self.beta.trainable:
             self.beta.accumulate(dbeta)
         if needs_dx:
-            return GradientOfSum(dz, sums) if below else self._channels_back(dx)
+            return GradientOfSum(dx, sums) if below else self._channels_back(dx)
 
 
 def _rectifier(layer):
     """The activation of a layer that is a rectifier and nothing else, else None."""
     fused = getattr(layer.whole_activation, "fused", None)
-    return fused if fused and fused[0] in ("relu", "leaky_relu") else None
+    return fused if fused and fused[0] in RECTIFIERS else None
 
 
 BatchNorm = BatchNormalization

@@ -93,14 +93,14 @@ class Model(Trainer, Layer):
             below = step.below.activation_for_above if step.below is not None else None
             inner = context.at(number, step.training, logits, below)
             slots = step.outputs
+            inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
             if step.following and context.watch is None:  # who watches wants every layer's output
                 following = [plan.steps[i].layer for i in step.following]
-                count = step.layer.takes_over(following, inner)
+                count = step.layer.takes_over(following, inner, inputs)
                 if count:
                     inner.taken = tuple(following[:count])
                     taken_over.update(step.following[:count])
                     slots = plan.steps[step.following[count - 1]].outputs
-            inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
             y, kept = step.layer.forward(inputs, inner)
             if context.watch is not None:
                 context.watch(step.layer, y)

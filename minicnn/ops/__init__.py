@@ -29,6 +29,7 @@ NAMES = {
         "batch_norm_inference",
         "batch_norm_inference_grad",
     ),
+    "pooled_normalization": ("batch_norm_max_pool", "batch_norm_max_pool_grad"),
     "elementwise": (
         "activate",
         "activate_grad",

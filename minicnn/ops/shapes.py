@@ -89,3 +89,13 @@ def check_one_of_activation_and_floor(activation):
 def pooled_shape(shape, padding):
     """(n, ph, pw, f) of the maxima of 2x2 windows of (n, h, w, f)."""
     return (shape[0], *window_output_size(shape[1:3], (2, 2), (2, 2), padding), shape[3])
+
+
+def halved(shape):
+    """(n, h/2, w/2, c) of (n, h, w, c) with even h and w."""
+    if len(shape) != 4 or shape[1] % 2 or shape[2] % 2:
+        raise ValueError(
+            f"x has shape {shape}: batch_norm_max_pool takes (n, h, w, c) with even h and w; use "
+            "batch_norm_train and max_pool2d for others"
+        )
+    return shape[0], shape[1] // 2, shape[2] // 2, shape[3]

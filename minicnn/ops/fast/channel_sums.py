@@ -40,16 +40,20 @@ def fold(rows, channels, length=FOLDED):
 
 
 class Rows:
-    """How x (..., c) is cut: `factor` pixels to a row, `rows` rows to a block of sums."""
+    """How x (..., c) is cut: `factor` pixels to a row, `rows` rows to a block of sums.
 
-    def __init__(self, shape):
+    With `run`, every run of so many pixels is a whole number of rows, a block of runs.
+    """
+
+    def __init__(self, shape, run=None):
         self.channels = shape[-1]
         self.pixels = math.prod(shape[:-1])
-        self.factor = fold(self.pixels, self.channels)
+        self.factor = fold(self.pixels if run is None else run, self.channels)
         self.width = self.factor * self.channels
         count = self.pixels // self.factor
         rows = max(FEWEST_ROWS, BLOCK // max(self.width, 1), -(-count // LARGEST_BLOCKS))
-        self.rows = -(-rows // GROUP) * GROUP
+        step = GROUP if run is None else run // self.factor
+        self.rows = -(-rows // step) * step
         self.blocks = -(-count // self.rows)
 
     def spread(self, vectors, dtype):

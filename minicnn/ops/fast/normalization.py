@@ -239,14 +239,19 @@ def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
     y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
     cut = Rows(x.shape)
     x = flat("x", x, x.shape, dtype)
-    shift = near_mean(x.reshape(cut.pixels, cut.channels))
-    sums = cut.partial_sums(2)
-    moments(x, cut.spread([shift], dtype)[0], sums, cut.rows)
-    s, q = cut.total(sums) / cut.pixels
-    mean, variance = shift + s, np.maximum(q - s * s, 0)
+    mean, variance = statistics(x, cut)
     norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
     normalize(x, cut.spread(norm.vectors(), dtype), slope, y.reshape(-1), cut.rows)
     return y, mean, variance
+
+
+def statistics(x, cut):
+    """mean (c,) and biased variance (c,) of flat x."""
+    shift = near_mean(x.reshape(cut.pixels, cut.channels))
+    sums = cut.partial_sums(2)
+    moments(x, cut.spread([shift], x.dtype)[0], sums, cut.rows)
+    s, q = cut.total(sums) / cut.pixels
+    return shift + s, np.maximum(q - s * s, 0)
 
 
 def near_mean(x):
@@ -285,11 +290,8 @@ def train_grad(dy, x, norm, activation, below, out):
     """dx (times the derivative of a rectifier `below` at x), its sum, dgamma, dbeta."""
     dx = output(out, x.shape, float_type("x", x))
     cut, norm, slope, dy, x, dgamma, dbeta = gradient_sums(dy, x, norm, activation)
-    dtype, n = x.dtype, cut.pixels
-    of_x = norm.scale * norm.inverse * dgamma / n
-    constant = norm.scale * dbeta / n - of_x * norm.left
-    vectors = cut.spread([*norm.vectors(), -of_x, -constant], dtype)
-    sums = cut.partial_sums(1)
+    dtype, sums = x.dtype, cut.partial_sums(1)
+    vectors = input_grad_vectors(cut, norm, dgamma, dbeta, dtype)
     slope_below = rectifier(below, dtype)
     input_grad(dy, x, vectors, slope, slope_below, dx.reshape(-1), sums, cut.rows)
     total = cut.total(sums)[0]
@@ -304,8 +306,20 @@ def gradient_sums(dy, x, norm, activation):
     sums = cut.partial_sums(2)
     vectors = cut.spread(norm.vectors(), dtype)
     products(dy, x, vectors, slope, sums, cut.rows)
-    dbeta, product = cut.total(sums)
-    return cut, norm, slope, dy, x, (product - norm.left * dbeta) * norm.inverse, dbeta
+    return cut, norm, slope, dy, x, *weight_grads(norm, cut.total(sums))
+
+
+def weight_grads(norm, sums):
+    """dgamma and dbeta of sum g, sum g (x - mean)."""
+    dbeta, product = sums
+    return (product - norm.left * dbeta) * norm.inverse, dbeta
+
+
+def input_grad_vectors(cut, norm, dgamma, dbeta, dtype):
+    """The coefficients of `input_grad`, spread over a row."""
+    of_x = norm.scale * norm.inverse * dgamma / cut.pixels
+    constant = norm.scale * dbeta / cut.pixels - of_x * norm.left
+    return cut.spread([*norm.vectors(), -of_x, -constant], dtype)
 
 
 def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=None, out=None):
