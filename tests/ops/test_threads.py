@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -229,3 +230,54 @@ def test_kernels_run_serially_on_threads_that_make_data(monkeypatch):
     assert not launched
     ops.scale_shift(x, 2.0, 1.0, np.float32)
     assert launched
+
+
+def test_a_worker_is_kept_off_the_launching_processor(monkeypatch):
+    everywhere, stop = os.sched_getaffinity(0), threading.Event()
+    here, *others = sorted(everywhere)
+    waiting = threading.Thread(target=stop.wait)
+    waiting.start()
+    try:
+        spread = threads._Spread()
+        spread.own_processor, spread.workers = (lambda: here), [waiting.native_id]
+        monkeypatch.setattr(threads, "_last_processor", lambda task: here)
+        spread._part()
+        # With one processor there is nowhere else to go.
+        assert os.sched_getaffinity(waiting.native_id) == (set(others) or everywhere)
+        monkeypatch.setattr(threads, "_last_processor", lambda task: here + 1)
+        spread._part()
+        assert os.sched_getaffinity(waiting.native_id) == everywhere
+        assert os.sched_getaffinity(0) == everywhere
+        monkeypatch.undo()
+        assert threads._last_processor(waiting.native_id) in everywhere
+    finally:
+        stop.set()
+        waiting.join()
+
+
+def test_workers_are_found():
+    text = """
+import os, time, numpy as np
+from minicnn import ops
+from minicnn.ops.fast import threads
+x = np.ones((64, 1024, 32), np.float32)
+for _ in range(3):
+    ops.add([x, x])
+    time.sleep(0.1)
+found = threads._spread.workers
+assert found and set(map(str, found)) < set(os.listdir("/proc/self/task")), found
+assert os.getpid() not in found
+assert 0 <= threads._last_processor(found[0]) < os.cpu_count()
+if os.fork() == 0:
+    os._exit(len(threads._spread.workers))
+assert os.wait()[1] == 0
+print("found")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", text],
+        env={**os.environ, "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.stdout == "found\n", result.stderr

@@ -12,6 +12,7 @@ import os
 import site
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def launch(compiled, arguments):
     """Run a parallel kernel with the configured number of threads, alone in the process."""
     wanted = count()
     with _lock:
+        if wanted > 1:
+            _spread.check()
         before = numba.get_num_threads()  # Numba's own setting belongs to the user's kernels
         if before == wanted:
             return compiled(*arguments)
@@ -37,6 +40,66 @@ def launch(compiled, arguments):
             return compiled(*arguments)
         finally:
             numba.set_num_threads(before)
+
+
+class _Spread:
+    """Keeps Numba's workers off the processor of the thread that launches kernels (Linux).
+
+    After a pause the system may wake a worker where the launching thread runs, which has done all
+    the work before the worker's turn comes; so the worker never looks busy and is not moved. On two
+    processors that lasted for seconds at half speed (Linux 6.18, tbb). A worker that is found there
+    may not run there until it is found elsewhere.
+    """
+
+    INTERVAL = 0.05  # seconds between two checks, which take about 20 us a worker
+
+    def __init__(self):
+        self.due, self.earlier, self.workers, self.kept_off = 0.0, None, [], set()
+        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self.own_processor = getattr(libc, "sched_getcpu", None)
+
+    def check(self):
+        """Look, if it is time; called before a launch."""
+        now = time.monotonic()
+        if now < self.due or self.own_processor is None:
+            return
+        self.due = now + self.INTERVAL
+        try:
+            self._find_workers()
+            self._part()
+        except OSError:
+            self.own_processor = None  # a thread that has ended, a system that forbids: leave it
+
+    def _find_workers(self):
+        """The threads that came with the first launch, if nothing else started threads then."""
+        if self.workers:
+            return
+        tasks = {int(name) for name in os.listdir("/proc/self/task")}
+        if self.earlier is None:
+            self.earlier, self.due = tasks, 0.0
+            return
+        new = tasks - self.earlier - {thread.native_id for thread in threading.enumerate()}
+        if len(new) <= numba.config.NUMBA_NUM_THREADS:  # tbb starts one more than it uses
+            self.workers = sorted(new)
+
+    def _part(self):
+        taken = {self.own_processor()}
+        for worker in self.workers:
+            processor = _last_processor(worker)
+            everywhere = os.sched_getaffinity(0)
+            if processor in taken and everywhere - taken:
+                os.sched_setaffinity(worker, everywhere - taken)
+                self.kept_off.add(worker)
+            elif worker in self.kept_off:
+                os.sched_setaffinity(worker, everywhere)
+                self.kept_off.discard(worker)
+            taken.add(processor)
+
+
+def _last_processor(task):
+    """Where a thread of this process ran last: field 39 of its stat, the 37th after the name."""
+    with open(f"/proc/self/task/{task}/stat") as file:
+        return int(file.read().rsplit(")", 1)[1].split()[36])
 
 
 def makes_data():
@@ -121,12 +184,14 @@ def _load_tbb():
 
 
 def _after_fork_in_child():
-    global _lock, serial_only
+    global _lock, _spread, serial_only
     _lock = threading.RLock()  # another thread of the parent may have held it
+    _spread = _Spread()  # the parent's workers are not here
     started = numba_parallel._threading_layer  # None until the first launch
     serial_only = started == "omp"
 
 
 _load_tbb()
+_spread = _Spread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
