@@ -48,13 +48,13 @@ class _Spread:
     After a pause the system may wake a worker where the launching thread runs, which has done all
     the work before the worker's turn comes; so the worker never looks busy and is not moved. On two
     processors that lasted for seconds at half speed (Linux 6.18, tbb). A worker that is found there
-    may not run there until it is found elsewhere.
+    may run on all processors but that one, until it is found beside the launching thread again.
     """
 
     INTERVAL = 0.05  # seconds between two checks, which take about 20 us a worker
 
     def __init__(self):
-        self.due, self.earlier, self.workers, self.kept_off = 0.0, None, [], set()
+        self.due, self.earlier, self.workers = 0.0, None, []
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         self.own_processor = getattr(libc, "sched_getcpu", None)
 
@@ -83,17 +83,10 @@ class _Spread:
             self.workers = sorted(new)
 
     def _part(self):
-        taken = {self.own_processor()}
+        here, everywhere = self.own_processor(), os.sched_getaffinity(0)
         for worker in self.workers:
-            processor = _last_processor(worker)
-            everywhere = os.sched_getaffinity(0)
-            if processor in taken and everywhere - taken:
-                os.sched_setaffinity(worker, everywhere - taken)
-                self.kept_off.add(worker)
-            elif worker in self.kept_off:
-                os.sched_setaffinity(worker, everywhere)
-                self.kept_off.discard(worker)
-            taken.add(processor)
+            if _last_processor(worker) == here and len(everywhere) > 1:
+                os.sched_setaffinity(worker, everywhere - {here})
 
 
 def _last_processor(task):
