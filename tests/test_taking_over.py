@@ -244,3 +244,18 @@ def test_the_floor_of_a_rectifier_below_a_batch_normalisation(monkeypatch):
     expected = apart(model, x)
     monkeypatch.setattr(ops, "batch_norm_inference", None)
     np.testing.assert_allclose(model.forward(x, Context())[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("below", [Conv2D(1, 3), BatchNormalization()], ids=lambda one: one.name)
+def test_a_loss_on_logits_gets_logits(below):
+    """The last activation is left out, not moved into the layer below it."""
+    model = Sequential([Input((6, 6, 1)), below, Activation("sigmoid")])
+    model.compile("sgd", "binary_crossentropy")
+    assert model.heads[0].from_logits
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((3, 6, 6, 1)).astype(np.float32)
+    p = model.predict(x, verbose=0)
+    t = generator.integers(0, 2, p.shape).astype(np.float32)
+    crossentropy = -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
+    np.testing.assert_allclose(model.evaluate(x, t, verbose=0), crossentropy, rtol=1e-5)
+    assert check_gradients(model, x, t).passed

@@ -85,22 +85,14 @@ class Model(Trainer, Layer):
             if number in taken_over:
                 saved.append(_TAKEN_OVER)
                 continue
-            logits = frozenset()
-            if context.logits:
-                logits = frozenset(
-                    i for i, output in step.output_numbers.items() if output in context.logits
-                )
+            logits = step.leaves_out(context.logits)
             below = step.below.activation_for_above if step.below is not None else None
             inner = context.at(number, step.training, logits, below)
-            slots = step.outputs
             inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
-            if step.following and context.watch is None:  # who watches wants every layer's output
-                following = [plan.steps[i].layer for i in step.following]
-                count = step.layer.takes_over(following, inner, inputs)
-                if count:
-                    inner.taken = tuple(following[:count])
-                    taken_over.update(step.following[:count])
-                    slots = plan.steps[step.following[count - 1]].outputs
+            taken = plan.taken(step, inner, context.logits, inputs)
+            taken_over.update(taken)
+            inner.taken = tuple(plan.steps[i].layer for i in taken)
+            slots = plan.steps[taken[-1]].outputs if taken else step.outputs
             y, kept = step.layer.forward(inputs, inner)
             if context.watch is not None:
                 context.watch(step.layer, y)

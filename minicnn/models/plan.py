@@ -1,5 +1,6 @@
 """The plan of a walk through a graph of layers: slots for values, steps in order."""
 
+import itertools
 from dataclasses import dataclass, field
 
 from minicnn import graph
@@ -22,6 +23,10 @@ class _Step:
     finished: list = field(default_factory=list)
     below: Layer | None = None  # its activation's derivative may be applied here
     following: list = field(default_factory=list)  # numbers of steps that it may take over
+
+    def leaves_out(self, logits):
+        """Which of its outputs leave out their activation; `logits` are numbers of the model's."""
+        return frozenset(i for i, output in self.output_numbers.items() if output in logits)
 
 
 class Graph:
@@ -97,6 +102,17 @@ class Graph:
             if at.many or at.training is not None or at.layer.activity_regularizer:
                 return
             step.following.append(number)
+
+    def taken(self, step, context, logits, x):
+        """Numbers of the steps whose work this one does, too."""
+        if not step.following or context.watch is not None:  # who watches wants every output
+            return []
+        # An activation that a loss on logits leaves out must not be applied below it either.
+        numbers = list(
+            itertools.takewhile(lambda n: not self.steps[n].leaves_out(logits), step.following)
+        )
+        layers = [self.steps[n].layer for n in numbers]
+        return numbers[: step.layer.takes_over(layers, context, x)] if layers else []
 
     def plan(self, needs_dx):
         """Per step: which of its inputs need a gradient, None where the step needs no backward."""
