@@ -182,9 +182,7 @@ def _product(x, table, right, bias, activation, y):
     blocks = -(-share // block)
     block = -(-share // blocks)
     block += -block % BLOCK
-    start = np.zeros(filters + 2 * lanes, x.dtype)
-    if bias is not None:
-        start[:filters] = bias[:filters]
+    start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
         x, table, u, np.arange(steps) * PARTS * LINE, start, y, code, slope, block, group,

@@ -30,6 +30,7 @@ from minicnn.ops.fast.pooling import max_pool2d
 # Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
 # longer than its fewer products save on the tile unit (512 x 512, 14 x 14: 38 ms, direct 30).
 LARGE_KERNEL = 1 << 17
+WITH_FLOORS = (winograd, direct, few_channels)  # bound their sums in the pass that writes them
 
 
 def conv2d(
@@ -53,35 +54,30 @@ def conv2d(
     """
     dtype = operands.float_type("x", x)
     shape = geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    if pool is not None and not _pools_in_registers(shape, dtype, activation):
+    filters, algorithm = shape.kernel_shape[3], _algorithm(shape, dtype, FORWARD)
+    if floor is not None:
+        shapes.check_one_of_activation_and_floor(activation)
+    simple = activation is None or activation[0] in ("relu", "leaky_relu")
+    if pool is not None and not (algorithm is winograd and simple):
         y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation, floor)
         return max_pool2d(y, (2, 2), (2, 2), pool, out)[0]
-    pooled_shape = None if pool is None else shapes.pooled_shape(shape.output_shape, pool)
-    y = operands.output(out, pooled_shape or shape.output_shape, dtype)
+    y_shape = shape.output_shape if pool is None else shapes.pooled_shape(shape.output_shape, pool)
+    y = operands.output(out, y_shape, dtype)
     if bias is not None:
-        bias = operands.flat("bias", bias, (shape.kernel_shape[3],), dtype)
-    if y.size:
-        x = operands.flat("x", x, shape.input_shape, dtype)
-        kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        algorithm = _algorithm(shape, dtype, FORWARD)
-        if floor is not None:
-            shapes.check_one_of_activation_and_floor(activation)
-            floor = operands.flat("floor", floor, (shape.kernel_shape[3],), dtype)
-            if algorithm in (winograd, direct, few_channels):
-                activation = ("floor", floor)
-        if pool is not None:
-            winograd.convolve(x, kernel, bias, shape, activation, y.reshape(-1), pooled_shape)
-        else:
-            algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
-        if floor is not None and activation is None:
-            raise_to(y.reshape(-1, floor.size), floor)
+        bias = operands.flat("bias", bias, (filters,), dtype)
+    if not y.size:
+        return y
+    x = operands.flat("x", x, shape.input_shape, dtype)
+    kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
+    if floor is not None:
+        floor = operands.flat("floor", floor, (filters,), dtype)
+        if algorithm in WITH_FLOORS:
+            activation, floor = ("floor", floor), None
+    pooled_shape = [] if pool is None else [y_shape]  # an argument of Winograd's alone
+    algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1), *pooled_shape)
+    if floor is not None:
+        raise_to(y.reshape(-1, filters), floor)
     return y
-
-
-def _pools_in_registers(shape, dtype, activation):
-    """Whether the algorithm takes the maxima of windows before it writes its outputs."""
-    simple = activation is None or activation[0] in ("relu", "leaky_relu")
-    return simple and _algorithm(shape, dtype, FORWARD) is winograd
 
 
 @parallel_kernel

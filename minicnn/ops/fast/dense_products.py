@@ -118,23 +118,31 @@ def _products(x, spread, pixels, taps, matrix, row, step, columns, packed, tiles
 
 
 @kernel
+def _panels(columns, lanes, tiles, low_tiles):
+    """Panels before the last, and the tiles of the last, which may be narrow."""
+    whole = (columns - 1) // (2 * lanes)
+    return whole, tiles if columns - whole * 2 * lanes > lanes else low_tiles
+
+
+@kernel
+def _tile(task, whole, lanes, tiles, last_tiles):
+    """(first column, first row, height) of tile number `task`, panel after panel."""
+    if task < whole * len(tiles):
+        panel, number = divmod(task, len(tiles))
+        return panel * 2 * lanes, tiles[number, 0], tiles[number, 1]
+    number = task - whole * len(tiles)
+    return whole * 2 * lanes, last_tiles[number, 0], last_tiles[number, 1]
+
+
+@kernel
 def _worker_products(worker, workers, x, pixels, taps, matrix, in_place, columns, packed, tiles,
                      low_tiles, start, y, code, slope):  # fmt: skip
     depth, rows = len(taps), len(pixels) - ROWS
     lanes = simd.VECTOR_BYTES // y.itemsize
-    whole = (columns - 1) // (2 * lanes)  # panels before the last
-    left = columns - whole * 2 * lanes
-    last_tiles = tiles if left > lanes else low_tiles
-    total = whole * len(tiles) + len(last_tiles)
-    first, last = gemm.share(worker, workers, total)
+    whole, last_tiles = _panels(columns, lanes, tiles, low_tiles)
+    first, last = gemm.share(worker, workers, whole * len(tiles) + len(last_tiles))
     for task in range(first, last):
-        if task < whole * len(tiles):
-            panel, number = divmod(task, len(tiles))
-            i, height = tiles[number, 0], tiles[number, 1]
-        else:
-            panel, number = whole, task - whole * len(tiles)
-            i, height = last_tiles[number, 0], last_tiles[number, 1]
-        column = panel * 2 * lanes
+        column, i, height = _tile(task, whole, lanes, tiles, last_tiles)
         count = min(columns - column, 2 * lanes)
         valid, at = min(height, rows - i), i * columns + column
         if count <= lanes and in_place:
@@ -168,19 +176,10 @@ def _gradients(x, pixels, taps, dy, columns, tiles, low_tiles, dk, workers):
 def _worker_gradients(worker, workers, x, pixels, taps, dy, columns, tiles, low_tiles, dk):
     rows, depth = len(pixels), len(taps) - ROWS
     lanes = simd.VECTOR_BYTES // x.itemsize
-    whole = (columns - 1) // (2 * lanes)
-    left = columns - whole * 2 * lanes
-    last_tiles = tiles if left > lanes else low_tiles
-    total = whole * len(tiles) + len(last_tiles)
-    first, last = gemm.share(worker, workers, total)
+    whole, last_tiles = _panels(columns, lanes, tiles, low_tiles)
+    first, last = gemm.share(worker, workers, whole * len(tiles) + len(last_tiles))
     for task in range(first, last):
-        if task < whole * len(tiles):
-            panel, number = divmod(task, len(tiles))
-            t, height = tiles[number, 0], tiles[number, 1]
-        else:
-            panel, number = whole, task - whole * len(tiles)
-            t, height = last_tiles[number, 0], last_tiles[number, 1]
-        column = panel * 2 * lanes
+        column, t, height = _tile(task, whole, lanes, tiles, last_tiles)
         count = min(columns - column, 2 * lanes)
         valid, at = min(height, depth - t), t * columns + column
         if count <= lanes:

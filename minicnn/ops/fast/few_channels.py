@@ -60,8 +60,20 @@ SEGMENTS = 16  # of a kernel gradient: enough for as many threads, with little t
 
 
 @kernel
-def _copy_band(x, table, image, row, rows, s):
-    """The rows of x that output rows row, row + 1, ... see, with zeros outside the picture."""
+def _bands(table):
+    """Of all pictures."""
+    return table[IMAGES] * ((table[OUT_HEIGHT] + table[BAND_HEIGHT] - 1) // table[BAND_HEIGHT])
+
+
+@kernel
+def _copy_band(x, table, number, s):
+    """The rows of x that the output rows of a band see, with zeros outside the picture, into s.
+
+    Returns the first of the band's positions, counted through all pictures, and how many there are.
+    """
+    image, band = divmod(number, _bands(table) // table[IMAGES])
+    row = band * table[BAND_HEIGHT]
+    rows = min(table[BAND_HEIGHT], table[OUT_HEIGHT] - row)
     band_row, length = table[BAND_ROW], table[ROW]
     skip = min(max(-table[FIRST_COLUMN], 0), band_row)
     begin = max(table[FIRST_COLUMN], 0)
@@ -77,6 +89,7 @@ def _copy_band(x, table, image, row, rows, s):
             source = (image * table[HEIGHT] + y + i) * length + begin
             simd.copy_run(s, at + skip, x, source, count)
             simd.zero_run(s, at + skip + count, band_row - skip - count)
+    return (image * table[OUT_HEIGHT] + row) * table[OUT_WIDTH], rows * table[OUT_WIDTH]
 
 
 @kernel
@@ -103,16 +116,10 @@ def _worker_products(worker, x, table, pixels, taps, count, b, filters, start, y
     s = scratches[worker]
     lanes = simd.VECTOR_BYTES // y.itemsize
     to_floor = start.size // 2 if code == gemm.FLOOR else 0  # see gemm.start_vector
-    band = table[BAND_HEIGHT]
-    bands = (table[OUT_HEIGHT] + band - 1) // band
-    first, last = gemm.share(worker, len(scratches), table[IMAGES] * bands)
+    first, last = gemm.share(worker, len(scratches), _bands(table))
     for task in range(first, last):
-        image, number = divmod(task, bands)
-        row = number * band
-        rows = min(band, table[OUT_HEIGHT] - row)
-        _copy_band(x, table, image, row, rows, s)
-        positions = rows * table[OUT_WIDTH]
-        c0 = (image * table[OUT_HEIGHT] + row) * table[OUT_WIDTH] * filters
+        position, positions = _copy_band(x, table, task, s)
+        c0 = position * filters
         column = 0
         while column < filters:
             left = filters - column
@@ -158,19 +165,13 @@ def _worker_gradients(worker, x, table, pixels, taps, count, dy, filters, width,
                       partials, scratches):  # fmt: skip
     s = scratches[worker]
     lanes = simd.VECTOR_BYTES // x.itemsize
-    band = table[BAND_HEIGHT]
-    bands = (table[OUT_HEIGHT] + band - 1) // band
     first_segment, last_segment = gemm.share(worker, len(scratches), len(partials))
     for segment in range(first_segment, last_segment):
-        first, last = gemm.share(segment, len(partials), table[IMAGES] * bands)
+        first, last = gemm.share(segment, len(partials), _bands(table))
         c = partials[segment]
         for task in range(first, last):
-            image, number = divmod(task, bands)
-            row = number * band
-            rows = min(band, table[OUT_HEIGHT] - row)
-            _copy_band(x, table, image, row, rows, s)
-            positions = rows * table[OUT_WIDTH]
-            b0 = (image * table[OUT_HEIGHT] + row) * table[OUT_WIDTH] * filters
+            position, positions = _copy_band(x, table, task, s)
+            b0 = position * filters
             add = task > first
             column = 0
             while column < filters:
