@@ -3,8 +3,10 @@
 Design: two rows of a picture are normalized into a buffer that stays in the first-level cache, and
 their maxima leave it. The gradient spreads two rows of dy into such a buffer, once for the sums and
 once for the result. So the array between the two layers, and the gradient of it, are neither
-written to memory nor read from it: four fifths of what the pooling and a third of what the
-normalization would move. The steps are those of normalization.py and pooling.py.
+written to memory nor read from it: three quarters of what the pooling and a third of what the
+normalization would move. The CIFAR-10 network trains 1.03 times as fast with batches of 256, 1.00
+times with 64; a VGG-like one 1.01 times (two cores of a Zen 4, in turns). The steps are those of
+normalization.py and pooling.py.
 """
 
 import numpy as np
