@@ -26,6 +26,8 @@ class _Step:
 
     def leaves_out(self, logits):
         """Which of its outputs leave out their activation; `logits` are numbers of the model's."""
+        if not self.output_numbers:
+            return frozenset()
         return frozenset(i for i, output in self.output_numbers.items() if output in logits)
 
 

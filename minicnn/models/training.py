@@ -377,13 +377,14 @@ class Trainer:
         if training:
             if all(head.loss is None for head in self._heads):
                 self.fail("was compiled without a loss: compile(loss=...)")
-            if not self.trainable_weights:
+            trainable = self.trainable_weights
+            if not trainable:
                 warn(
                     f"{self.name!r} has no trainable weights: fit does not change them",
                 )
-            self.optimizer.build(self.trainable_weights)
-            self._first_trained = self.trainable_weights[:2]  # a kernel and its bias
-            self._regularized = [p for p in self.trainable_weights if p.regularizer is not None]
+            self.optimizer.build(trainable)
+            self._first_trained = trainable[:2]  # a kernel and its bias
+            self._regularized = [p for p in trainable if p.regularizer is not None]
             self._seed = randomness.next_seed()
             self._warned_non_finite = False
 

@@ -6,10 +6,6 @@ looks at it dies, so a value that somebody still holds is never overwritten, and
 for the sizes of the step before finds them all here.
 """
 
-import bisect
-import os
-import threading
-
 import numpy as np
 
 ALIGNMENT = 64  # one cache line, one AVX-512 vector
@@ -20,42 +16,39 @@ SMALLEST = 4096  # below a page, numpy's own allocator is quicker and pages are 
 
 
 class _Pool:
-    """Free buffers, sorted by size."""
+    """Free buffers by size, without a lock: each change is one call into a list or dict, which no
+    other thread and no garbage collection that ends a _Lease can come between."""
 
     def __init__(self):
-        self.renew_lock()
-        self.sizes, self.buffers = [], []
-
-    def renew_lock(self):
-        """A forked child must not wait for a thread that exists only in its parent."""
-        self.lock = threading.RLock()  # re-entrant: a garbage collection may end a _Lease inside
+        self.free = {}  # size -> buffers
 
     def take(self, size):
-        with self.lock:
-            at = bisect.bisect_left(self.sizes, size)
-            if at < len(self.sizes) and self.sizes[at] <= size * LARGEST_WASTE:
-                self.sizes.pop(at)
-                return self.buffers.pop(at)
+        try:
+            return self.free[size].pop()
+        except (KeyError, IndexError):
+            pass  # the sizes of the step before are all here: this is a new one
+        larger = [n for n in list(self.free) if size < n <= size * LARGEST_WASTE]
+        for n in sorted(larger):
+            try:
+                return self.free[n].pop()
+            except (KeyError, IndexError):
+                continue  # its buffers are all on loan
         memory = np.empty(size + ALIGNMENT, np.uint8)
         start = memory.ctypes.data  # asked once: it takes a microsecond
         return memory, start + (-start) % ALIGNMENT
 
     def give(self, buffer):
         size = buffer[0].nbytes - ALIGNMENT
-        with self.lock:
-            at = bisect.bisect_left(self.sizes, size)
-            self.sizes.insert(at, size)
-            self.buffers.insert(at, buffer)
+        try:
+            self.free[size].append(buffer)
+        except KeyError:
+            self.free.setdefault(size, []).append(buffer)
 
     def clear(self):
-        with self.lock:
-            self.sizes.clear()
-            self.buffers.clear()
+        self.free.clear()
 
 
 _pool = _Pool()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.renew_lock)
 
 
 class _Lease:

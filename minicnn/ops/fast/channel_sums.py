@@ -56,20 +56,12 @@ class Rows:
         self.rows = -(-rows // step) * step
         self.blocks = -(-count // self.rows)
 
-    def spread(self, vectors, dtype):
-        """(k, width): vectors (c,) repeated to the length of a row."""
-        rows = np.empty((len(vectors), self.factor, self.channels), dtype)
-        for row, vector in zip(rows, vectors, strict=True):
-            row[:] = vector
-        return rows.reshape(len(vectors), self.width)
+    def vectors(self, count, dtype):
+        """Room for `count` vectors (c,), each repeated to the length of a row."""
+        return np.empty((count, self.width), dtype)
 
     def partial_sums(self, count):
         return arena.empty((self.blocks, count, self.width), np.float64)
-
-    def total(self, sums):
-        """(count, c): the blocks and the folded pixels added up, in order."""
-        count = sums.shape[1]
-        return sums.sum(axis=0).reshape(count, self.factor, self.channels).sum(axis=1)
 
 
 def across(v, width, visit):
@@ -136,14 +128,28 @@ def add_rows(x, first, last, sums, group):
         add_to(sums, group)
 
 
+@kernel
+def fold_sums(sums, total):
+    """total (k, c) = the first k sums (width,) of all blocks and of the folded pixels, in order."""
+    channels = total.shape[1]
+    total[:] = 0
+    for b in range(1, len(sums)):
+        sums[0] += sums[b]
+    for k in range(len(total) if len(sums) else 0):
+        for start in range(0, sums.shape[2], channels):
+            for c in range(channels):
+                total[k, c] += sums[0, k, start + c]
+
+
 @parallel_kernel
-def row_sums(x, sums, rows):
-    """sums[b, 0] = sum of x over the block b of `rows` rows."""
+def row_sums(x, sums, rows, total):
+    """total (1, c) = sum of x, from the sums of blocks of `rows` rows."""
     size = rows * sums.shape[2]
     for b in prange(len(sums)):
         sums[b] = 0
         group = np.empty(sums.shape[2], x.dtype)
         add_rows(x, b * size, min((b + 1) * size, x.size), sums[b, 0], group)
+    fold_sums(sums, total)
 
 
 def channel_sums(x, shape):
@@ -151,6 +157,6 @@ def channel_sums(x, shape):
     cut = Rows(shape)
     if not x.size:
         return np.zeros(cut.channels)
-    sums = cut.partial_sums(1)
-    row_sums(x, sums, cut.rows)
-    return cut.total(sums)[0]
+    total = np.empty((1, cut.channels))
+    row_sums(x, cut.partial_sums(1), cut.rows, total)
+    return total[0]

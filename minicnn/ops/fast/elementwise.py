@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast.channel_sums import BLOCK, GROUP, Rows, add_rows, fold
+from minicnn.ops.fast.channel_sums import BLOCK, GROUP, Rows, add_rows, fold, fold_sums
 from minicnn.ops.fast.exponential import erfc, exp, expm1, like, log1p
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
@@ -332,10 +332,10 @@ def gradient_loop(name):
 
 @functools.cache
 def gradient_sums_loop(name):
-    """The same, and sums[b, 0] = sum of the rows of dx in block b, while it is in the cache."""
+    """The same, and total (1, c) = the sum of dx, added up in `sums` while it is in the cache."""
     serial = gradient_serial(name)
 
-    def loop(dy, saved, dx, numbers, sums, rows):
+    def loop(dy, saved, dx, numbers, sums, rows, total):
         width = sums.shape[2]
         step = GROUP * width * max(1, BLOCK // (GROUP * width))
         for b in prange(len(sums)):
@@ -346,6 +346,7 @@ def gradient_sums_loop(name):
                 part = slice(start, stop)
                 serial(dy[part], saved[part], dx[part], numbers)
                 add_rows(dx, start, stop, sums[b, 0], group)
+        fold_sums(sums, total)
 
     loop.__qualname__ = f"{name}_gradient_sums"
     return parallel_kernel(loop)
@@ -386,11 +387,11 @@ def activate_bias_grad(dy, saved, activation, out=None):
         return dx, np.zeros(dy.shape[-1], dtype)
     cut = Rows(dy.shape)
     name, numbers = resolve(activation, dtype)
-    saved = flat("saved", saved, dy.shape, dtype)
+    dy, saved = flat("dy", dy, dx.shape, dtype), flat("saved", saved, dx.shape, dtype)
+    total = np.empty((1, cut.channels))
     sums = cut.partial_sums(1)
-    loop = gradient_sums_loop(name)
-    loop(flat("dy", dy, dy.shape, dtype), saved, dx.reshape(-1), numbers, sums, cut.rows)
-    return dx, cut.total(sums)[0].astype(dtype)
+    gradient_sums_loop(name)(dy, saved, dx.reshape(-1), numbers, sums, cut.rows, total)
+    return dx, total[0].astype(dtype)
 
 
 # --- softmax: a block of whole rows per task; the sums run in order, in float64 ---

@@ -1,20 +1,25 @@
 """Batch normalization, compiled; the equations stand in reference/normalization.py.
 
-Design: one pass for the sums and one for the result, each at the speed of memory. The sums
-(channel_sums.py) run over d = x - shift, where shift is the mean of a few pixels: as d is not
-larger than the deviations in the data, sum d^2 - (sum d)^2 / N loses nothing at a mean of 1e6.
+Design: one pass for the sums and one for the result, each at the speed of memory, and the few
+numbers between them, all in one kernel: from NumPy they took half as long again as the passes over
+64 pictures of 8 x 8 pixels. The sums (channel_sums.py) run over d = x - shift, where shift is the
+mean of a few pixels: as d is not larger than the deviations in the data, sum d^2 - (sum d)^2 / N
+loses nothing at a mean of 1e6.
 
 A rectifier after (or before) the normalization is a slope for numbers that are not positive: 0 for
 ReLU, 1 for none. The gradient finds the sign by computing y again, from the same coefficients by
 the same instructions as forward, so it is never another one.
 """
 
+import functools
+import math
+
 import numpy as np
 from numba import prange
 
-from minicnn.ops.fast.channel_sums import GROUP, Rows, Sum, across, add_to
-from minicnn.ops.fast.elementwise import activate_bias_grad, blocks, resolve
-from minicnn.ops.fast.jit import parallel_kernel
+from minicnn.ops.fast.channel_sums import GROUP, Rows, Sum, across, add_to, fold_sums
+from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
+from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.simd import vector_intrinsic
 
@@ -126,94 +131,153 @@ def coefficients_of(v, columns, load, vectors, width, count):
     return [[load(vectors, v.offset(i, (width, k))) for k in range(count)] for i in columns]
 
 
-# --- the passes over an array, in blocks of `rows` rows ---
+# --- one block of `rows` rows ---
 
 
-@parallel_kernel
-def moments(x, shift, sums, rows):
-    """sums[b] = sum d, sum d^2 over the block b, d = x - shift."""
+@kernel
+def moments_of_block(x, b, rows, shift, sums):
+    """sums (2, width) = sum d, sum d^2 over the block b, d = x - shift."""
     width = shift.size
-    for b in prange(len(sums)):
-        sums[b] = 0
-        of_block = sums[b].reshape(2 * width)
-        group, last = np.empty(2 * width, x.dtype), min((b + 1) * rows * width, x.size)
-        for start in range(b * rows * width, last, GROUP * width):
-            count = min(GROUP, (last - start) // width)
-            group_moments(x, start, count, width, shift, group)
-            add_to(of_block, group)
+    sums[:] = 0
+    both, group = sums.reshape(2 * width), np.empty(2 * width, x.dtype)
+    last = min((b + 1) * rows * width, x.size)
+    for start in range(b * rows * width, last, GROUP * width):
+        count = min(GROUP, (last - start) // width)
+        group_moments(x, start, count, width, shift, group)
+        add_to(both, group)
 
 
-@parallel_kernel
-def normalize(x, vectors, slope, y, rows):
+@kernel
+def normalize_block(x, b, rows, vectors, slope, y):
     """y = (x - mean) scale + offset, times slope where that is not positive."""
     width = vectors.shape[1]
-    for b in prange(blocks(x.size, rows * width)):
-        last = min((b + 1) * rows * width, x.size)
-        for start in range(b * rows * width, last, GROUP * width):
-            count = min(GROUP, (last - start) // width)
-            group_normalize(x, start, count, width, vectors, slope, y)
+    last = min((b + 1) * rows * width, x.size)
+    for start in range(b * rows * width, last, GROUP * width):
+        count = min(GROUP, (last - start) // width)
+        group_normalize(x, start, count, width, vectors, slope, y)
 
 
-@parallel_kernel
-def products(dy, x, vectors, slope, sums, rows):
-    """sums[b] = sum g, sum g (x - mean) over the block b; g is dy, times slope where y <= 0."""
+@kernel
+def products_of_block(dy, x, b, rows, vectors, slope, sums):
+    """sums = sum g, sum g (x - mean) over the block b; g is dy, times slope where y <= 0."""
     width = vectors.shape[1]
-    for b in prange(len(sums)):
-        sums[b] = 0
-        of_block = sums[b].reshape(2 * width)
-        group, last = np.empty(2 * width, x.dtype), min((b + 1) * rows * width, x.size)
-        for start in range(b * rows * width, last, GROUP * width):
-            count = min(GROUP, (last - start) // width)
-            group_products(dy, x, start, count, width, vectors, slope, group)
-            add_to(of_block, group)
+    sums[:] = 0
+    both, group = sums.reshape(2 * width), np.empty(2 * width, x.dtype)
+    last = min((b + 1) * rows * width, x.size)
+    for start in range(b * rows * width, last, GROUP * width):
+        count = min(GROUP, (last - start) // width)
+        group_products(dy, x, start, count, width, vectors, slope, group)
+        add_to(both, group)
 
 
-@parallel_kernel
-def input_grad(dy, x, vectors, slope, slope_below, dx, sums, rows):
-    """dx = scale g + of_x (x - mean) + constant, times slope_below where x <= 0; g as in products.
-
-    sums[b] = sum dx over the block b.
-    """
+@kernel
+def input_grad_block(dy, x, b, rows, vectors, slope, slope_below, dx, sums):
+    """dx of the block b, and in `sums` its sum; g as in products_of_block."""
     width = vectors.shape[1]
-    for b in prange(len(sums)):
-        sums[b] = 0
-        group, last = np.empty(width, x.dtype), min((b + 1) * rows * width, x.size)
-        for start in range(b * rows * width, last, GROUP * width):
-            count = min(GROUP, (last - start) // width)
-            group_input_grad(dy, x, start, count, width, vectors, slope, slope_below, dx, group)
-            add_to(sums[b, 0], group)
+    sums[:] = 0
+    group, last = np.empty(width, x.dtype), min((b + 1) * rows * width, x.size)
+    for start in range(b * rows * width, last, GROUP * width):
+        count = min(GROUP, (last - start) // width)
+        group_input_grad(dy, x, start, count, width, vectors, slope, slope_below, dx, group)
+        add_to(sums, group)
 
 
-# --- the ops ---
+# --- the numbers between the passes, in float64 ---
 
 SHIFT_PIXELS = 64  # their mean is within an eighth of a standard deviation of the whole mean
 
 
-def per_channel(channels, **vectors):
-    """The vectors (c,) in float64; None stays None."""
-    for name, vector in vectors.items():
-        if vector is not None and vector.shape != (channels,):
-            raise ValueError(f"{name} has shape {vector.shape}, expected {(channels,)}")
-    return [None if v is None else v.astype(np.float64) for v in vectors.values()]
+@kernel
+def near_mean(x, channels, shift):
+    """shift (width,) = the mean of some pixels of x, repeated along a row."""
+    pixels = x.size // channels
+    step = max(1, pixels // SHIFT_PIXELS)
+    count = min(SHIFT_PIXELS, (pixels + step - 1) // step)
+    for c in range(channels):
+        total = 0.0
+        for i in range(count):
+            total += x[i * step * channels + c]
+        shift[c::channels] = total / count
 
 
-class Normalization:
-    """Coefficients (c,) of y, and what forward and gradients must round alike."""
+@kernel
+def moments_from_sums(sums, shift, pixels, statistics):
+    """statistics (2, c) = mean and biased variance from the sums of all blocks."""
+    fold_sums(sums, statistics)
+    for c in range(statistics.shape[1]):
+        s, q = statistics[0, c] / pixels, statistics[1, c] / pixels
+        statistics[0, c], statistics[1, c] = shift[c] + s, max(q - s * s, 0.0)
 
-    def __init__(self, cut, dtype, gamma, beta, mean, variance, epsilon):
-        gamma, beta, mean, variance = per_channel(
-            cut.channels, gamma=gamma, beta=beta, mean=mean, variance=variance
-        )
-        self.mean = mean.astype(dtype)
-        self.left = mean - self.mean  # what the rounded mean leaves
-        self.inverse = 1 / np.sqrt(variance + epsilon)
-        self.scale = self.inverse if gamma is None else self.inverse * gamma
-        self.offset = -self.left * self.scale
-        if beta is not None:
-            self.offset += beta
 
-    def vectors(self):
-        return self.mean, self.scale, self.offset
+@kernel
+def forward_vectors(statistics, gamma, beta, epsilon, vectors):
+    """The first three of `vectors`, mean, scale and offset, repeated along a row."""
+    channels = gamma.size
+    for c in range(channels):
+        vectors[0, c::channels] = statistics[0, c]
+        left = statistics[0, c] - vectors[0, c]  # what the rounded mean leaves
+        scale = gamma[c] / math.sqrt(statistics[1, c] + epsilon)
+        vectors[1, c::channels] = scale
+        vectors[2, c::channels] = beta[c] - left * scale
+
+
+@kernel
+def gradient_vectors(sums, statistics, gamma, epsilon, pixels, by_batch, vectors, grads):
+    """grads = sum of dx (0 so far), dgamma, dbeta; then the last two of `vectors`, which say what
+    each x and a constant add to dx: nothing where the statistics are not those of the batch."""
+    channels = gamma.size
+    fold_sums(sums, grads[1:])  # sum g, sum g (x - mean)
+    for c in range(channels):
+        dbeta, product = grads[1, c], grads[2, c]
+        left = statistics[0, c] - vectors[0, c]
+        inverse = 1 / math.sqrt(statistics[1, c] + epsilon)
+        dgamma = (product - left * dbeta) * inverse
+        scale = gamma[c] * inverse
+        of_x = scale * inverse * dgamma / pixels if by_batch else 0.0
+        constant = scale * dbeta / pixels if by_batch else 0.0
+        vectors[3, c::channels] = -of_x
+        vectors[4, c::channels] = of_x * left - constant
+        grads[1, c], grads[2, c] = dgamma, dbeta
+
+
+# --- the kernels ---
+
+
+@parallel_kernel
+def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, statistics, y):
+    """y, and statistics (2, c) = mean and variance of x."""
+    near_mean(x, gamma.size, vectors[0])
+    for b in prange(len(sums)):
+        moments_of_block(x, np.int64(b), rows, vectors[0], sums[b])
+    moments_from_sums(sums, vectors[0], x.size // gamma.size, statistics)
+    forward_vectors(statistics, gamma, beta, epsilon, vectors)
+    for b in prange(len(sums)):
+        normalize_block(x, np.int64(b), rows, vectors, slope, y)
+
+
+@parallel_kernel
+def normalize_by_given(x, gamma, beta, epsilon, slope, rows, blocks, vectors, statistics, y):
+    """y with the given mean and variance."""
+    forward_vectors(statistics, gamma, beta, epsilon, vectors)
+    for b in prange(blocks):
+        normalize_block(x, np.int64(b), rows, vectors, slope, y)
+
+
+@parallel_kernel
+def gradients(dy, x, gamma, beta, epsilon, slope, slope_below, by_batch, rows, sums, vectors,
+              statistics, dx, grads):  # fmt: skip
+    """dx, times slope_below where x <= 0; grads = its sum, dgamma and dbeta."""
+    forward_vectors(statistics, gamma, beta, epsilon, vectors)
+    for b in prange(len(sums)):
+        products_of_block(dy, x, np.int64(b), rows, vectors, slope, sums[b])
+    gradient_vectors(sums, statistics, gamma, epsilon, x.size // gamma.size, by_batch, vectors,
+                     grads)  # fmt: skip
+    for b in prange(len(sums)):
+        input_grad_block(dy, x, np.int64(b), rows, vectors, slope, slope_below, dx, sums[b, 0])
+    fold_sums(sums, grads[:1])
+
+
+# --- the ops ---
 
 
 def rectifier(activation, dtype):
@@ -229,35 +293,44 @@ def rectifier(activation, dtype):
     return numbers[0] if numbers else dtype.type(0)
 
 
+def weights(cut, dtype, gamma, beta):
+    """gamma and beta (c,) in dtype; ones and zeros for None."""
+    given = []
+    for name, vector, instead in (("gamma", gamma, 1), ("beta", beta, 0)):
+        if vector is None:
+            vector = _constant(cut.channels, dtype, instead)
+        given.append(flat(name, vector, (cut.channels,), dtype))
+    return given
+
+
+@functools.lru_cache(maxsize=64)
+def _constant(channels, dtype, value):
+    return np.full(channels, value, dtype)
+
+
+def both_statistics(cut, mean, variance):
+    """(2, c) in float64."""
+    statistics = np.empty((2, cut.channels))
+    for row, name, vector in zip(statistics, ("mean", "variance"), (mean, variance), strict=True):
+        if vector.shape != row.shape:
+            raise ValueError(f"{name} has shape {vector.shape}, expected {row.shape}")
+        row[:] = vector
+    return statistics
+
+
 def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
     """y (..., c), mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None.
 
     Both statistics are float64: with them the gradients find the same y again. `activation`, a
     rectifier ("relu",) or ("leaky_relu", slope), is applied to y.
     """
-    dtype = float_type("x", x)
+    dtype, cut = float_type("x", x), Rows(x.shape)
     y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
-    cut = Rows(x.shape)
-    x = flat("x", x, x.shape, dtype)
-    mean, variance = statistics(x, cut)
-    norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
-    normalize(x, cut.spread(norm.vectors(), dtype), slope, y.reshape(-1), cut.rows)
-    return y, mean, variance
-
-
-def statistics(x, cut):
-    """mean (c,) and biased variance (c,) of flat x."""
-    shift = near_mean(x.reshape(cut.pixels, cut.channels))
-    sums = cut.partial_sums(2)
-    moments(x, cut.spread([shift], x.dtype)[0], sums, cut.rows)
-    s, q = cut.total(sums) / cut.pixels
-    return shift + s, np.maximum(q - s * s, 0)
-
-
-def near_mean(x):
-    """The mean of some pixels of x (pixels, c), in x's type."""
-    step = max(1, len(x) // SHIFT_PIXELS)
-    return x[::step][:SHIFT_PIXELS].mean(axis=0, dtype=np.float64).astype(x.dtype)
+    gamma, beta = weights(cut, dtype, gamma, beta)
+    x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
+    normalize_by_batch(x, gamma, beta, epsilon, slope, cut.rows, cut.partial_sums(2),
+                       cut.vectors(3, dtype), statistics, y.reshape(-1))  # fmt: skip
+    return y, *statistics
 
 
 def batch_norm_train_grad(
@@ -268,7 +341,7 @@ def batch_norm_train_grad(
     `beta` is needed for the sign of what `activation` was applied to; dy is the gradient after it.
     """
     norm = (gamma, beta, mean, variance, epsilon)
-    dx, _, dgamma, dbeta = train_grad(dy, x, norm, activation, None, out)
+    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, out)
     return dx, dgamma, dbeta
 
 
@@ -281,54 +354,32 @@ def batch_norm_activation_grad(
     """
     norm = (gamma, beta, mean, variance, epsilon)
     if below[0] in ("relu", "leaky_relu"):
-        return train_grad(dy, x, norm, activation, below, out)
-    dx, _, dgamma, dbeta = train_grad(dy, x, norm, activation, None, None)
+        return all_grads(dy, x, norm, activation, below, True, out)
+    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, None)
     return (*activate_bias_grad(dx, x, below, out), dgamma, dbeta)
 
 
-def train_grad(dy, x, norm, activation, below, out):
+def all_grads(dy, x, norm, activation, below, by_batch, out):
     """dx (times the derivative of a rectifier `below` at x), its sum, dgamma, dbeta."""
-    dx = output(out, x.shape, float_type("x", x))
-    cut, norm, slope, dy, x, dgamma, dbeta = gradient_sums(dy, x, norm, activation)
-    dtype, sums = x.dtype, cut.partial_sums(1)
-    vectors = input_grad_vectors(cut, norm, dgamma, dbeta, dtype)
-    slope_below = rectifier(below, dtype)
-    input_grad(dy, x, vectors, slope, slope_below, dx.reshape(-1), sums, cut.rows)
-    total = cut.total(sums)[0]
-    return dx, total.astype(dtype), dgamma.astype(dtype), dbeta.astype(dtype)
-
-
-def gradient_sums(dy, x, norm, activation):
-    """The checked arguments of a gradient, and those gradients that are sums."""
+    gamma, beta, mean, variance, epsilon = norm
     dtype, shape, cut = float_type("x", x), x.shape, Rows(x.shape)
-    norm, slope = Normalization(cut, dtype, *norm), rectifier(activation, dtype)
-    dy, x = flat("dy", dy, shape, dtype), flat("x", x, shape, dtype)
-    sums = cut.partial_sums(2)
-    vectors = cut.spread(norm.vectors(), dtype)
-    products(dy, x, vectors, slope, sums, cut.rows)
-    return cut, norm, slope, dy, x, *weight_grads(norm, cut.total(sums))
-
-
-def weight_grads(norm, sums):
-    """dgamma and dbeta of sum g, sum g (x - mean)."""
-    dbeta, product = sums
-    return (product - norm.left * dbeta) * norm.inverse, dbeta
-
-
-def input_grad_vectors(cut, norm, dgamma, dbeta, dtype):
-    """The coefficients of `input_grad`, spread over a row."""
-    of_x = norm.scale * norm.inverse * dgamma / cut.pixels
-    constant = norm.scale * dbeta / cut.pixels - of_x * norm.left
-    return cut.spread([*norm.vectors(), -of_x, -constant], dtype)
+    dx, grads = output(out, shape, dtype), np.empty((3, cut.channels))
+    gamma, beta = weights(cut, dtype, gamma, beta)
+    gradients(flat("dy", dy, shape, dtype), flat("x", x, shape, dtype), gamma, beta, epsilon,
+              rectifier(activation, dtype), rectifier(below, dtype), by_batch, cut.rows,
+              cut.partial_sums(2), cut.vectors(5, dtype), both_statistics(cut, mean, variance),
+              dx.reshape(-1), grads)  # fmt: skip
+    return dx, *grads.astype(dtype)
 
 
 def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=None, out=None):
     """y of x (..., c) with a given mean (c,) and variance (c,): the moving averages."""
     dtype, cut = float_type("x", x), Rows(x.shape)
     y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
-    norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
-    x = flat("x", x, x.shape, dtype)
-    normalize(x, cut.spread(norm.vectors(), dtype), slope, y.reshape(-1), cut.rows)
+    gamma, beta = weights(cut, dtype, gamma, beta)
+    normalize_by_given(flat("x", x, x.shape, dtype), gamma, beta, epsilon, slope, cut.rows,
+                       cut.blocks, cut.vectors(3, dtype), both_statistics(cut, mean, variance),
+                       y.reshape(-1))  # fmt: skip
     return y
 
 
@@ -336,15 +387,6 @@ def batch_norm_inference_grad(
     dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
 ):
     """dx (..., c), dgamma (c,), dbeta (c,) where mean and variance are constants."""
-    dx = output(out, x.shape, float_type("x", x))
     norm = (gamma, beta, mean, variance, epsilon)
-    cut, norm, slope, dy, x, dgamma, dbeta = gradient_sums(dy, x, norm, activation)
-    dtype, flat_dx, zero = x.dtype, dx.reshape(-1), np.zeros(cut.channels)
-    if activation is None:
-        vectors = cut.spread([zero, norm.scale, zero], dtype)
-        normalize(dy, vectors, slope, flat_dx, cut.rows)
-    else:
-        vectors = cut.spread([*norm.vectors(), zero, zero], dtype)
-        unused = cut.partial_sums(1)
-        input_grad(dy, x, vectors, slope, dtype.type(1), flat_dx, unused, cut.rows)
-    return dx, dgamma.astype(dtype), dbeta.astype(dtype)
+    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, False, out)
+    return dx, dgamma, dbeta

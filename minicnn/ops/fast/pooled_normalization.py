@@ -13,17 +13,20 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast.channel_sums import GROUP, Rows, add_to
-from minicnn.ops.fast.jit import parallel_kernel
+from minicnn.ops.fast.channel_sums import GROUP, Rows, add_to, fold_sums
+from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.normalization import (
-    Normalization,
+    both_statistics,
+    forward_vectors,
+    gradient_vectors,
     group_input_grad,
     group_normalize,
     group_products,
-    input_grad_vectors,
+    moments_from_sums,
+    moments_of_block,
+    near_mean,
     rectifier,
-    statistics,
-    weight_grads,
+    weights,
 )
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.pooling import tile_max, tile_max_grad
@@ -35,9 +38,14 @@ WINDOW = (2, 2)
 
 
 @parallel_kernel
-def normalize_max(x, vectors, slope, y, index, line, c):
-    """y, index = the maxima of (x - mean) scale + offset, times slope where not positive."""
-    width = vectors.shape[1]
+def normalize_max(x, gamma, beta, epsilon, slope, rows, line, sums, vectors, statistics, y, index):
+    """`normalize_by_batch` of normalization.py, of which the maxima go to y."""
+    channels, width = gamma.size, vectors.shape[1]
+    near_mean(x, channels, vectors[0])
+    for b in prange(len(sums)):
+        moments_of_block(x, np.int64(b), rows, vectors[0], sums[b])
+    moments_from_sums(sums, vectors[0], x.size // channels, statistics)
+    forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for number in prange(x.size // (2 * line)):
         pair = np.int64(number)
         part, two = x[2 * line * pair : 2 * line * (pair + 1)], np.empty(2 * line, x.dtype)
@@ -45,41 +53,54 @@ def normalize_max(x, vectors, slope, y, index, line, c):
             count = min(GROUP, (2 * line - start) // width)
             group_normalize(part, start, count, width, vectors, slope, two)
         out = slice(pair * line // 2, (pair + 1) * line // 2)
-        tile_max(two[:line], two[line:], y[out], index[out], c)
+        tile_max(two[:line], two[line:], y[out], index[out], channels)
 
 
 @parallel_kernel
-def products_max(dy, index, x, vectors, slope, sums, rows, line, c):
-    """`products` of normalization.py for the dy that the maxima hand down."""
-    width = vectors.shape[1]
+def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, line, sums, vectors,
+                  statistics, dx, grads):  # fmt: skip
+    """`gradients` of normalization.py for the dy that the maxima hand down."""
+    channels = gamma.size
+    forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for b in prange(len(sums)):
-        sums[b] = 0
-        of_block, group = sums[b].reshape(2 * width), np.empty(2 * width, x.dtype)
-        two, last = np.empty(2 * line, x.dtype), min((b + 1) * rows * width, x.size)
-        for at in range(b * rows * width, last, 2 * line):
-            out, part = slice(at // 4, at // 4 + line // 2), x[at : at + 2 * line]
-            tile_max_grad(dy[out], index[out], two[:line], two[line:], c)
-            for start in range(0, 2 * line, GROUP * width):
-                count = min(GROUP, (2 * line - start) // width)
-                group_products(two, part, start, count, width, vectors, slope, group)
-                add_to(of_block, group)
+        products_of_pairs(dy, index, x, np.int64(b), rows, line, channels, vectors, slope, sums[b])
+    gradient_vectors(sums, statistics, gamma, epsilon, x.size // channels, True, vectors, grads)
+    for b in prange(len(sums)):
+        input_grad_of_pairs(dy, index, x, np.int64(b), rows, line, channels, vectors, slope,
+                            slope_below, dx, sums[b, 0])  # fmt: skip
+    fold_sums(sums, grads[:1])
 
 
-@parallel_kernel
-def input_grad_max(dy, index, x, vectors, slope, slope_below, dx, sums, rows, line, c):
-    """`input_grad` of normalization.py for the dy that the maxima hand down."""
+@kernel
+def products_of_pairs(dy, index, x, b, rows, line, c, vectors, slope, sums):
+    """`products_of_block` with two rows of a picture at a time."""
     width = vectors.shape[1]
-    for b in prange(len(sums)):
-        sums[b] = 0
-        group, two = np.empty(width, x.dtype), np.empty(2 * line, x.dtype)
-        for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
-            out, part = slice(at // 4, at // 4 + line // 2), slice(at, at + 2 * line)
-            tile_max_grad(dy[out], index[out], two[:line], two[line:], c)
-            for start in range(0, 2 * line, GROUP * width):
-                count = min(GROUP, (2 * line - start) // width)
-                group_input_grad(two, x[part], start, count, width, vectors, slope, slope_below,
-                                 dx[part], group)  # fmt: skip
-                add_to(sums[b, 0], group)
+    sums[:] = 0
+    both, group = sums.reshape(2 * width), np.empty(2 * width, x.dtype)
+    two = np.empty(2 * line, x.dtype)
+    for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
+        out, part = slice(at // 4, at // 4 + line // 2), x[at : at + 2 * line]
+        tile_max_grad(dy[out], index[out], two[:line], two[line:], c)
+        for start in range(0, 2 * line, GROUP * width):
+            count = min(GROUP, (2 * line - start) // width)
+            group_products(two, part, start, count, width, vectors, slope, group)
+            add_to(both, group)
+
+
+@kernel
+def input_grad_of_pairs(dy, index, x, b, rows, line, c, vectors, slope, slope_below, dx, sums):
+    """`input_grad_block` with two rows of a picture at a time."""
+    width = vectors.shape[1]
+    sums[:] = 0
+    group, two = np.empty(width, x.dtype), np.empty(2 * line, x.dtype)
+    for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
+        out, part = slice(at // 4, at // 4 + line // 2), slice(at, at + 2 * line)
+        tile_max_grad(dy[out], index[out], two[:line], two[line:], c)
+        for start in range(0, 2 * line, GROUP * width):
+            count = min(GROUP, (2 * line - start) // width)
+            group_input_grad(two, x[part], start, count, width, vectors, slope, slope_below,
+                             dx[part], group)  # fmt: skip
+            add_to(sums, group)
 
 
 def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
@@ -87,17 +108,14 @@ def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
 
     `batch_norm_train`, then `max_pool2d` with windows of 2x2; h and w are even.
     """
-    dtype = float_type("x", x)
-    y, cut = output(out, halved(x.shape), dtype), Rows(x.shape, run=2 * x.shape[2])
+    dtype, (_, _, w, c) = float_type("x", x), x.shape
+    y, cut = output(out, halved(x.shape), dtype), Rows(x.shape, run=2 * w)
     index = arena.empty(y.shape, window_index_dtype(WINDOW))
-    slope, x_shape = rectifier(activation, dtype), x.shape
-    x = flat("x", x, x_shape, dtype)
-    mean, variance = statistics(x, cut)
-    norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
-    vectors = cut.spread(norm.vectors(), dtype)
-    if x.size:
-        normalize_max(x, vectors, slope, y.reshape(-1), index.reshape(-1), *_line(x_shape))
-    return y, index, mean, variance
+    slope, (gamma, beta) = rectifier(activation, dtype), weights(cut, dtype, gamma, beta)
+    x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
+    normalize_max(x, gamma, beta, epsilon, slope, cut.rows, w * c, cut.partial_sums(2),
+                  cut.vectors(3, dtype), statistics, y.reshape(-1), index.reshape(-1))  # fmt: skip
+    return y, index, *statistics
 
 
 def batch_norm_max_pool_grad(
@@ -107,20 +125,12 @@ def batch_norm_max_pool_grad(
 
     With a rectifier `below`, of which x is the value, dx is the gradient before it.
     """
-    dtype, shape, line = float_type("x", x), halved(x.shape), _line(x.shape)
-    dx, cut = output(out, x.shape, dtype), Rows(x.shape, run=2 * x.shape[2])
-    norm = Normalization(cut, dtype, gamma, beta, mean, variance, epsilon)
-    slope, slope_below = rectifier(activation, dtype), rectifier(below, dtype)
+    dtype, shape, (_, _, w, c) = float_type("x", x), halved(x.shape), x.shape
+    dx, cut, grads = output(out, x.shape, dtype), Rows(x.shape, run=2 * w), np.empty((3, c))
+    gamma, beta = weights(cut, dtype, gamma, beta)
     index = flat("index", index, shape, window_index_dtype(WINDOW))
-    dy, x = flat("dy", dy, shape, dtype), flat("x", x, x.shape, dtype)
-    sums = cut.partial_sums(2)
-    products_max(dy, index, x, cut.spread(norm.vectors(), dtype), slope, sums, cut.rows, *line)
-    dgamma, dbeta = weight_grads(norm, cut.total(sums))
-    vectors, sums = input_grad_vectors(cut, norm, dgamma, dbeta, dtype), cut.partial_sums(1)
-    input_grad_max(dy, index, x, vectors, slope, slope_below, dx.reshape(-1), sums, cut.rows, *line)
-    total = cut.total(sums)[0]
-    return dx, total.astype(dtype), dgamma.astype(dtype), dbeta.astype(dtype)
-
-
-def _line(shape):
-    return shape[2] * shape[3], shape[3]
+    gradients_max(flat("dy", dy, shape, dtype), index, flat("x", x, x.shape, dtype), gamma, beta,
+                  epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows, w * c,
+                  cut.partial_sums(2), cut.vectors(5, dtype), both_statistics(cut, mean, variance),
+                  dx.reshape(-1), grads)  # fmt: skip
+    return dx, *grads.astype(dtype)
