@@ -96,6 +96,27 @@ def test_windows_of_more_than_256_cells(agree, pool_size):
     )
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("strides", [(2, 2), (1, 2), (3, 2)])
+def test_gradients_that_go_past_the_caches(agree, dtype, strides):
+    """A gradient of 4 MB and more."""
+    arguments = (2, 2), strides, "same"
+    shape = (2, 255, 129, 32 if dtype == np.float32 else 16)
+    x = ties(shape, dtype)
+    y, index = reference.max_pool2d(x, *arguments)
+    agree(
+        lambda dy, out=None: fast.max_pool2d_grad(dy, index, shape, *arguments, out),
+        lambda dy: reference.max_pool2d_grad(dy, index, shape, *arguments),
+        ties(y.shape, dtype, 1),
+    )
+    agree(
+        lambda dy, out=None: fast.average_pool2d_grad(dy, shape, *arguments, out),
+        lambda dy: reference.average_pool2d_grad(dy, shape, *arguments),
+        ties(y.shape, dtype, 2),
+        tolerance=1e-6,
+    )
+
+
 @quick
 @given(
     shape=st.tuples(*[st.integers(1, 7)] * 3, st.sampled_from([1, 3, 16, 33])),

@@ -12,13 +12,11 @@ Times: docs/kernels.md, "Sums over pixels".
 import math
 
 import numpy as np
-from llvmlite import ir
 from numba import prange
-from numba.core import cgutils
 
 from minicnn.ops import arena
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.simd import REGISTERS, vector_intrinsic
+from minicnn.ops.fast.simd import REGISTERS, Variable, vector_intrinsic
 
 BLOCK = 8192  # numbers in a task, at least: 32 kB of float32 fit a level-1 cache
 LARGEST_BLOCKS = 64  # adding up their sums is work of one thread
@@ -78,22 +76,17 @@ def across(v, width, visit):
         v.whole_or_first(builder.sub(rest, i), lambda load, store: visit([column], load, store))
 
 
-class Sum:
+class Sum(Variable):
     """A vector in a register to which a loop adds."""
 
     def __init__(self, v):
-        self.v, self.place = v, cgutils.alloca_once(v.builder, v.type)
-        v.builder.store(ir.Constant(v.type, None), self.place)
+        super().__init__(v, v.constant(0))
 
     def add(self, x):
-        self.v.builder.store(self.v.add(self.value, x), self.place)
+        self.value = self.v.add(self.value, x)
 
     def add_product(self, x, y):
-        self.v.builder.store(self.v.multiply_add(x, y, self.value), self.place)
-
-    @property
-    def value(self):
-        return self.v.builder.load(self.place)
+        self.value = self.v.multiply_add(x, y, self.value)
 
 
 @vector_intrinsic

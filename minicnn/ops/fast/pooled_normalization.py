@@ -29,18 +29,19 @@ from minicnn.ops.fast.normalization import (
     weights,
 )
 from minicnn.ops.fast.operands import flat, float_type, output
-from minicnn.ops.fast.pooling import tile_max, tile_max_grad
+from minicnn.ops.fast.pooling import Windows, max_of_row, spread_row
 from minicnn.ops.shapes import halved, window_index_dtype
 
-WINDOW = (2, 2)
-
-# `line` is the length of a row of a picture, w * c.
+SIDE = 2  # of the windows
+# For arguments of kernels, see gemm.ORIGIN: the buffer's begin, and that it stays in the cache.
+ORIGIN, STORED = 0, 0
 
 
 @parallel_kernel
-def normalize_max(x, gamma, beta, epsilon, slope, rows, line, sums, vectors, statistics, y, index):
+def normalize_max(x, gamma, beta, epsilon, slope, rows, down, across, w, side, sums, vectors,
+                  statistics, y, index):  # fmt: skip
     """`normalize_by_batch` of normalization.py, of which the maxima go to y."""
-    channels, width = gamma.size, vectors.shape[1]
+    channels, width, line = gamma.size, vectors.shape[1], w * gamma.size
     near_mean(x, channels, vectors[0])
     for b in prange(len(sums)):
         moments_of_block(x, np.int64(b), rows, vectors[0], sums[b])
@@ -52,35 +53,35 @@ def normalize_max(x, gamma, beta, epsilon, slope, rows, line, sums, vectors, sta
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
             group_normalize(part, start, count, width, vectors, slope, two)
-        out = slice(pair * line // 2, (pair + 1) * line // 2)
-        tile_max(two[:line], two[line:], y[out], index[out], channels)
+        max_of_row(two, ORIGIN, down[0], across, w, channels, side, y, index, pair * line // 2)
 
 
 @parallel_kernel
-def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, line, sums, vectors,
-                  statistics, dx, grads):  # fmt: skip
+def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, down, across, w,
+                  side, sums, vectors, statistics, dx, grads):  # fmt: skip
     """`gradients` of normalization.py for the dy that the maxima hand down."""
     channels = gamma.size
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for b in prange(len(sums)):
-        products_of_pairs(dy, index, x, np.int64(b), rows, line, channels, vectors, slope, sums[b])
+        products_of_pairs(dy, index, x, np.int64(b), rows, down, across, w, side, channels,
+                          vectors, slope, sums[b])  # fmt: skip
     gradient_vectors(sums, statistics, gamma, epsilon, x.size // channels, True, vectors, grads)
     for b in prange(len(sums)):
-        input_grad_of_pairs(dy, index, x, np.int64(b), rows, line, channels, vectors, slope,
-                            slope_below, dx, sums[b, 0])  # fmt: skip
+        input_grad_of_pairs(dy, index, x, np.int64(b), rows, down, across, w, side, channels,
+                            vectors, slope, slope_below, dx, sums[b, 0])  # fmt: skip
     fold_sums(sums, grads[:1])
 
 
 @kernel
-def products_of_pairs(dy, index, x, b, rows, line, c, vectors, slope, sums):
+def products_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors, slope, sums):
     """`products_of_block` with two rows of a picture at a time."""
-    width = vectors.shape[1]
+    width, line = vectors.shape[1], w * c
     sums[:] = 0
     both, group = sums.reshape(2 * width), np.empty(2 * width, x.dtype)
     two = np.empty(2 * line, x.dtype)
     for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
-        out, part = slice(at // 4, at // 4 + line // 2), x[at : at + 2 * line]
-        tile_max_grad(dy[out], index[out], two[:line], two[line:], c)
+        spread_row(dy, index, at // (side * side), down[0], across, w, c, side, two, ORIGIN, STORED)
+        part = x[at : at + 2 * line]
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
             group_products(two, part, start, count, width, vectors, slope, group)
@@ -88,14 +89,15 @@ def products_of_pairs(dy, index, x, b, rows, line, c, vectors, slope, sums):
 
 
 @kernel
-def input_grad_of_pairs(dy, index, x, b, rows, line, c, vectors, slope, slope_below, dx, sums):
+def input_grad_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors, slope,
+                        slope_below, dx, sums):  # fmt: skip
     """`input_grad_block` with two rows of a picture at a time."""
-    width = vectors.shape[1]
+    width, line = vectors.shape[1], w * c
     sums[:] = 0
     group, two = np.empty(width, x.dtype), np.empty(2 * line, x.dtype)
     for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
-        out, part = slice(at // 4, at // 4 + line // 2), slice(at, at + 2 * line)
-        tile_max_grad(dy[out], index[out], two[:line], two[line:], c)
+        spread_row(dy, index, at // (side * side), down[0], across, w, c, side, two, ORIGIN, STORED)
+        part = slice(at, at + 2 * line)
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
             group_input_grad(two, x[part], start, count, width, vectors, slope, slope_below,
@@ -108,13 +110,14 @@ def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
 
     `batch_norm_train`, then `max_pool2d` with windows of 2x2; h and w are even.
     """
-    dtype, (_, _, w, c) = float_type("x", x), x.shape
+    dtype, w, windows = float_type("x", x), x.shape[2], _windows(x.shape)
     y, cut = output(out, halved(x.shape), dtype), Rows(x.shape, run=2 * w)
-    index = arena.empty(y.shape, window_index_dtype(WINDOW))
+    index = arena.empty(y.shape, window_index_dtype((SIDE, SIDE)))
     slope, (gamma, beta) = rectifier(activation, dtype), weights(cut, dtype, gamma, beta)
     x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
-    normalize_max(x, gamma, beta, epsilon, slope, cut.rows, w * c, cut.partial_sums(2),
-                  cut.vectors(3, dtype), statistics, y.reshape(-1), index.reshape(-1))  # fmt: skip
+    normalize_max(x, gamma, beta, epsilon, slope, cut.rows, *windows.tables, w, SIDE,
+                  cut.partial_sums(2), cut.vectors(3, dtype), statistics, y.reshape(-1),
+                  index.reshape(-1))  # fmt: skip
     return y, index, *statistics
 
 
@@ -128,9 +131,13 @@ def batch_norm_max_pool_grad(
     dtype, shape, (_, _, w, c) = float_type("x", x), halved(x.shape), x.shape
     dx, cut, grads = output(out, x.shape, dtype), Rows(x.shape, run=2 * w), np.empty((3, c))
     gamma, beta = weights(cut, dtype, gamma, beta)
-    index = flat("index", index, shape, window_index_dtype(WINDOW))
+    index = flat("index", index, shape, window_index_dtype((SIDE, SIDE)))
     gradients_max(flat("dy", dy, shape, dtype), index, flat("x", x, x.shape, dtype), gamma, beta,
-                  epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows, w * c,
-                  cut.partial_sums(2), cut.vectors(5, dtype), both_statistics(cut, mean, variance),
-                  dx.reshape(-1), grads)  # fmt: skip
+                  epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows,
+                  *_windows(x.shape).tables, w, SIDE, cut.partial_sums(2), cut.vectors(5, dtype),
+                  both_statistics(cut, mean, variance), dx.reshape(-1), grads)  # fmt: skip
     return dx, *grads.astype(dtype)
+
+
+def _windows(shape):
+    return Windows(shape, (SIDE, SIDE), (SIDE, SIDE), "valid")

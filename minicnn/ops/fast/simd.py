@@ -123,6 +123,48 @@ class Vectors:
         )
         self.builder.call(function, [value, pointer, alignment, mask])
 
+    def number(self, value):
+        """An integer in all lanes, as 32 bits."""
+        wide = ir.VectorType(_LANE_NUMBER, self.lanes)
+        return self._broadcast(self.builder.trunc(value, _LANE_NUMBER), wide)
+
+    def load_numbers(self, array, index, count=None):
+        """Unsigned integers of any size as 32 bits; the first `count`, and 0, if given."""
+        narrow, pointer, mask, alignment = self._numbers(array, index, count)
+        if count is None:
+            value = self.builder.load(pointer, align=alignment.constant)
+        else:
+            function = cgutils.get_or_insert_function(
+                self.builder.module,
+                ir.FunctionType(narrow, [pointer.type, _LANE_NUMBER, mask.type, narrow]),
+                f"llvm.masked.load.v{self.lanes}i{narrow.element.width}.p0",
+            )
+            zeros = ir.Constant(narrow, None)
+            value = self.builder.call(function, [pointer, alignment, mask, zeros])
+        return self.builder.zext(value, ir.VectorType(_LANE_NUMBER, self.lanes))
+
+    def store_numbers(self, value, array, index, count=None):
+        """32 bits a lane to integers of that size or less; the first `count`, if given."""
+        narrow, pointer, mask, alignment = self._numbers(array, index, count)
+        value = self.builder.trunc(value, narrow)
+        if count is None:
+            self.builder.store(value, pointer, align=alignment.constant)
+            return
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(ir.VoidType(), [narrow, pointer.type, _LANE_NUMBER, mask.type]),
+            f"llvm.masked.store.v{self.lanes}i{narrow.element.width}.p0",
+        )
+        self.builder.call(function, [value, pointer, alignment, mask])
+
+    def _numbers(self, array, index, count):
+        """Type and address of a vector of integers, the mask of the first `count`, alignment."""
+        scalar = array.type.pointee
+        narrow = ir.VectorType(scalar, self.lanes)
+        pointer = self.builder.bitcast(self.address(array, index), narrow.as_pointer())
+        mask = None if count is None else self.first(count)
+        return narrow, pointer, mask, ir.Constant(_LANE_NUMBER, scalar.width // 8)
+
     def first(self, count):
         """Mask of the first `count` lanes."""
         count = self.builder.trunc(count, _LANE_NUMBER)
@@ -204,6 +246,22 @@ class Vectors:
     def _function(self, name, arguments):
         signature = ir.FunctionType(self.type, arguments)
         return cgutils.get_or_insert_function(self.builder.module, signature, name)
+
+
+class Variable:
+    """A value in a register that a loop changes."""
+
+    def __init__(self, v, value):
+        self.v, self.place = v, cgutils.alloca_once(v.builder, value.type)
+        self.value = value
+
+    @property
+    def value(self):
+        return self.v.builder.load(self.place)
+
+    @value.setter
+    def value(self, value):
+        self.v.builder.store(value, self.place)
 
 
 def vector_intrinsic(write):
