@@ -6,6 +6,8 @@ looks at it dies, so a value that somebody still holds is never overwritten, and
 for the sizes of the step before finds them all here.
 """
 
+import bisect
+
 import numpy as np
 
 ALIGNMENT = 64  # one cache line, one AVX-512 vector
@@ -20,19 +22,17 @@ class _Pool:
     other thread and no garbage collection that ends a _Lease can come between."""
 
     def __init__(self):
-        self.free = {}  # size -> buffers
+        self.sizes, self.free = [], {}  # sorted; size -> buffers, perhaps none
 
     def take(self, size):
-        try:
-            return self.free[size].pop()
-        except (KeyError, IndexError):
-            pass  # the sizes of the step before are all here: this is a new one
-        larger = [n for n in list(self.free) if size < n <= size * LARGEST_WASTE]
-        for n in sorted(larger):
+        at, largest = bisect.bisect_left(self.sizes, size), size * LARGEST_WASTE
+        for waiting in self.sizes[at:]:
+            if waiting > largest:
+                break
             try:
-                return self.free[n].pop()
+                return self.free[waiting].pop()
             except (KeyError, IndexError):
-                continue  # its buffers are all on loan
+                continue  # all of this size are on loan
         memory = np.empty(size + ALIGNMENT, np.uint8)
         start = memory.ctypes.data  # asked once: it takes a microsecond
         return memory, start + (-start) % ALIGNMENT
@@ -43,9 +43,10 @@ class _Pool:
             self.free[size].append(buffer)
         except KeyError:
             self.free.setdefault(size, []).append(buffer)
+            bisect.insort(self.sizes, size)
 
     def clear(self):
-        self.free.clear()
+        self.sizes, self.free = [], {}
 
 
 _pool = _Pool()
