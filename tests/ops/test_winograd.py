@@ -37,23 +37,24 @@ def test_matrices_compute_the_correlation_exactly(points, out, taps):
             assert y == [int(i + t == place) for i in range(out)]
 
 
-def products(x, kernel, bias, dy, padding, method, activation=None):
+def products(x, kernel, bias, dy, padding, method, activation=None, dilation=(1, 1)):
     """(y, dx, dkernel) by one of the two algorithms."""
+    geometry = {"padding": padding, "dilation": dilation}
     with config.using(convolution=method):
         return (
-            convolution.conv2d(x, kernel, bias, padding=padding, activation=activation),
-            convolution.conv2d_input_grad(dy, kernel, x.shape, padding=padding),
-            convolution.conv2d_kernel_grad(x, dy, kernel.shape, padding=padding),
+            convolution.conv2d(x, kernel, bias, **geometry, activation=activation),
+            convolution.conv2d_input_grad(dy, kernel, x.shape, **geometry),
+            convolution.conv2d_kernel_grad(x, dy, kernel.shape, **geometry),
         )
 
 
-def random_case(x_shape, filters, padding, dtype=np.float32):
+def random_case(x_shape, filters, padding, dtype=np.float32, dilation=(1, 1)):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(x_shape).astype(dtype)
     kernel = rng.standard_normal((3, 3, x_shape[3], filters)).astype(dtype)
     kernel /= 3 * dtype(x_shape[3]) ** 0.5  # outputs of size 1
     bias = rng.standard_normal(filters).astype(dtype)
-    shape = direct.geometry(x_shape, kernel.shape, (1, 1), padding, (1, 1), 1).output_shape
+    shape = direct.geometry(x_shape, kernel.shape, (1, 1), padding, dilation, 1).output_shape
     return x, kernel, bias, rng.standard_normal(shape).astype(dtype)
 
 
@@ -79,15 +80,17 @@ def test_errors_are_bounded(x_shape, filters):
 @given(
     batch=st.integers(1, 5),
     size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    dilation=st.tuples(st.integers(1, 5), st.integers(1, 5)) | st.just((1, 1)),
     channels=st.sampled_from([1, 3, 8, 15, 16, 17, 40]),
     filters=st.sampled_from([1, 7, 16, 31, 32, 33, 70]),
     pads=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_every_shape_within_its_bounds(batch, size, channels, filters, pads, dtype):
-    size = [max(s, 3 - sum(pad)) for s, pad in zip(size, pads, strict=True)]
-    case = random_case((batch, *size, channels), filters, pads, dtype)
-    exact = products(*(a.astype(np.float64) for a in case), pads, "direct")
+def test_every_shape_within_its_bounds(batch, size, dilation, channels, filters, pads, dtype):
+    covered = [2 * d + 1 for d in dilation]
+    size = [max(s, c - sum(pad)) for s, c, pad in zip(size, covered, pads, strict=True)]
+    case = random_case((batch, *size, channels), filters, pads, dtype, dilation)
+    exact = products(*(a.astype(np.float64) for a in case), pads, "direct", dilation=dilation)
     # NaN around everything that is read, a mark around everything that is written.
     x, kernel, bias, dy = (banded(a, np.nan)[1] for a in case)
     calls = (
@@ -98,7 +101,7 @@ def test_every_shape_within_its_bounds(batch, size, channels, filters, pads, dty
     for (operation, arguments), result in zip(calls, exact, strict=True):
         buffer, out = banded(np.full(result.shape, np.nan, dtype), 77)
         with config.using(convolution="winograd"):
-            operation(*arguments, padding=pads, out=out)
+            operation(*arguments, padding=pads, dilation=dilation, out=out)
         scale = max(1, np.abs(result).max())
         tolerance = (2e-5 if dtype == np.float32 else 1e-13) * scale
         np.testing.assert_allclose(out, result, rtol=0, atol=tolerance)
@@ -118,10 +121,12 @@ def banded(array, filling):
     [None, ("relu",), ("leaky_relu", 0.25), ("elu", 0.5), ("sigmoid",), ("tanh",)],
     ids=str,
 )
-def test_bias_and_activation(activation):
-    case = random_case((2, 10, 11, 20), 37, "same")
-    y, _, _ = products(*case, "same", "winograd", activation)
-    exact, _, _ = products(*(a.astype(np.float64) for a in case), "same", "direct", activation)
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
+def test_bias_and_activation(activation, dilation):
+    case = random_case((2, 10, 11, 20), 37, "same", dilation=dilation)
+    y, _, _ = products(*case, "same", "winograd", activation, dilation)
+    case = [a.astype(np.float64) for a in case]
+    exact, _, _ = products(*case, "same", "direct", activation, dilation)
     np.testing.assert_allclose(y, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
@@ -137,13 +142,14 @@ def test_nan_stays_and_minus_infinity_is_rectified(activation):
     assert (y[0, 4:, 4:, 3] == (0 if activation == ("relu",) else -np.inf)).all()
 
 
+@pytest.mark.parametrize("dilation", [(1, 1), (4, 2)])
 @pytest.mark.parametrize(("x_shape", "filters"), [((5, 13, 9, 40), 70), ((64, 8, 8, 16), 16)])
-def test_one_and_two_threads_give_the_same_bits(x_shape, filters):
+def test_one_and_two_threads_give_the_same_bits(x_shape, filters, dilation):
     case = random_case(x_shape, filters, "same")
     with config.using(threads=1):
-        one = products(*case, "same", "winograd")
+        one = products(*case, "same", "winograd", dilation=dilation)
     with config.using(threads=2):
-        two = products(*case, "same", "winograd")
+        two = products(*case, "same", "winograd", dilation=dilation)
     for a, b in zip(one, two, strict=True):
         assert a.tobytes() == b.tobytes()
 
@@ -185,7 +191,8 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(c=3) is direct
     assert chosen(kernel=(5, 5)) is direct
     assert chosen(strides=(2, 2)) is direct
-    assert chosen(dilation=(2, 2)) is direct
+    assert chosen(dilation=(2, 2)) is winograd
+    assert chosen(dilation=(6, 6)) is direct  # phases of 2 or 3 outputs
     assert chosen(c=64, f=64, groups=2) is winograd
     assert chosen(groups=2).algorithm is winograd  # both groups as one
     assert chosen(groups=2, kernel=(5, 5)).algorithm is direct

@@ -141,8 +141,7 @@ def convolve(x, kernel, bias, shape, activation, y):
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS) * channels * all_filters
     filters = all_filters // shape.groups
-    (top, _), (left, _) = shape.padding
-    table = winograd._table(shape.input_shape, shape.output_shape, channels, filters, top, left)
+    table = winograd.forward_table(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
         _product(x[g * channels :], table, (kernel[own], taps, all_filters, 1, channels, filters),
@@ -154,9 +153,7 @@ def convolve_input_grad(dy, kernel, shape, dx):
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
-    (top, _), (left, _) = shape.padding
-    table = winograd._table(shape.output_shape, shape.input_shape, filters, channels,
-                            TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+    table = winograd.input_grad_table(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
         _product(dy[own], table, (kernel[own], taps, 1, all_filters, filters, channels), None,

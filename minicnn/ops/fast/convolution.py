@@ -58,7 +58,7 @@ def conv2d(
     if floor is not None:
         shapes.check_one_of_activation_and_floor(activation)
     simple = activation is None or activation[0] in ("relu", "leaky_relu")
-    if pool is not None and not (algorithm is winograd and simple):
+    if pool is not None and not (algorithm is winograd and shape.dilation == (1, 1) and simple):
         y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation, floor)
         return max_pool2d(y, (2, 2), (2, 2), pool, out)[0]
     y_shape = shape.output_shape if pool is None else shapes.pooled_shape(shape.output_shape, pool)
@@ -171,9 +171,9 @@ def _on_tile_unit(algorithm, shape, product):
 
 def _pays(shape):
     """Whether Winograd is quicker: enough channels to spread the cost of its transforms over, and
-    not too many outputs of its 4x4 tiles beyond the picture's edge."""
+    not too many outputs of its 4x4 tiles beyond the picture's edge, or that of a phase."""
     _, _, channels, filters = shape.kernel_shape
-    n, height, width, _ = shape.output_shape
-    tiles = n * -(-height // winograd.OUT) * -(-width // winograd.OUT)
+    _, height, width, _ = shape.output_shape
+    down, across = map(winograd.tile_starts, (height, width), shape.dilation)
     enough = min(channels, filters // shape.groups) >= 16
-    return enough and winograd.ELEMENTS * tiles * 2 < 9 * n * height * width
+    return enough and winograd.ELEMENTS * len(down) * len(across) * 2 < 9 * height * width

@@ -22,10 +22,13 @@ the second-level cache; x is read and y written once. Transforms work on a vecto
 with the whole tile in registers; rows for the points +-p share their even and odd halves, so
 that a line of six takes 12 instructions. Pixels are reached through a table of addresses per
 tile, in which pixels outside the picture are a row of zeros (reading) or a place nobody looks at
-(writing): any picture size and padding run the same code. The sum for dg is cut into segments
+(writing): any picture size and padding run the same code. So does a dilation d: outputs that lie d
+apart belong to a convolution without one, of every d-th pixel, so a tile takes every d-th pixel
+and the tiles of all these phases lie interleaved. The sum for dg is cut into segments
 whose number depends on the shapes only, so any number of threads gives the same bits. Measured
 (two cores of a Xeon with AVX-512, 64 pictures 16 x 16, 64 channels to 64): 1.5 ms where direct
-convolution takes 4.0; gradient of the kernel 2.1 ms against 4.5.
+convolution takes 4.0; gradient of the kernel 2.1 ms against 4.5. With dilation 2 (two cores of an
+EPYC with Zen 4, 16 pictures 32 x 32, 64 to 64): 2.4 ms against 6.4, 2.9 against 7.6.
 
 A NaN or infinity reaches all outputs of the tiles that see it, not only those that see the pixel.
 """
@@ -329,50 +332,79 @@ def _maxima(v, tile, rows, columns):
 # Columns of the integer table that describes the pictures to the kernels.
 # CHANNELS and FILTERS are those of one group, PIXEL and OUT_PIXEL those of all groups together.
 # OUT_HEIGHT and OUT_WIDTH are those of y, SUM_... those before the maxima of pooled outputs.
-(IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, FILTERS, TOP, LEFT, TILES_DOWN,
- TILES_ACROSS, TILES, PIXEL, OUT_PIXEL, SUM_HEIGHT, SUM_WIDTH) = range(16)  # fmt: skip
+# From STARTS on follow the first rows of the tiles down and the first columns of those across.
+(HEIGHT, WIDTH, PIXEL, CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PIXEL, FILTERS, SUM_HEIGHT, SUM_WIDTH,
+ TOP, LEFT, STEP_Y, STEP_X, TILES_DOWN, TILES_ACROSS, TILES, STARTS) = range(18)  # fmt: skip
 
 # Behind the addresses of the 2x2 outputs of a pooled tile: how much of it lies in the picture.
 ROWS_INSIDE, COLUMNS_INSIDE = 4, 5
 
 
 @kernel
+def _place(table, tile):
+    """(image, tile down, tile across) of a tile."""
+    image, rest = divmod(tile, table[TILES_DOWN] * table[TILES_ACROSS])
+    down, across = divmod(rest, table[TILES_ACROSS])
+    return image, down, across
+
+
+@kernel
+def _next_place(table, image, down, across):
+    """The same of the tile after it, without a division."""
+    across += 1
+    if across == table[TILES_ACROSS]:
+        down, across = down + 1, 0
+        if down == table[TILES_DOWN]:
+            image, down = image + 1, 0
+    return image, down, across
+
+
+@kernel
+def _start(table, down, across):
+    """(row, column) of the first output of a tile, before the maxima of pooled outputs."""
+    return table[STARTS + down], table[STARTS + table[TILES_DOWN] + across]
+
+
+@kernel
 def _input_addresses(x, zeros, table, first, count, addresses):
     """addresses[q, i, j] of pixel (i, j) of the 6x6 tile first + q; zeros outside the picture."""
-    across, down = table[TILES_ACROSS], table[TILES_DOWN]
-    height, width = table[HEIGHT], table[WIDTH]
-    pixel = table[PIXEL] * x.itemsize
+    height, width, pixel = table[HEIGHT], table[WIDTH], table[PIXEL] * x.itemsize
+    step_y, step_x = table[STEP_Y], table[STEP_X]
+    image, down, across = _place(table, first)
     for q in range(count):
-        image, rest = divmod(first + q, across * down)
-        tile_y, tile_x = divmod(rest, across)
-        top, left = tile_y * OUT - table[TOP], tile_x * OUT - table[LEFT]
+        top, left = _start(table, down, across)
+        top, left = top - table[TOP], left - table[LEFT]
         for i in range(TILE):
-            row = x.ctypes.data + ((image * height + top + i) * width + left) * pixel
-            row_inside = 0 <= top + i < height
+            line = top + i * step_y
+            row = x.ctypes.data + ((image * height + line) * width + left) * pixel
+            row_inside = 0 <= line < height
             for j in range(TILE):
-                inside = row_inside and 0 <= left + j < width
-                addresses[q, i * TILE + j] = row + j * pixel if inside else zeros.ctypes.data
+                inside = row_inside and 0 <= left + j * step_x < width
+                place = row + j * step_x * pixel
+                addresses[q, i * TILE + j] = place if inside else zeros.ctypes.data
+        image, down, across = _next_place(table, image, down, across)
 
 
 @kernel
 def _output_addresses(y, outside, table, first, count, side, addresses):
     """addresses[q, i, j] of pixel (i, j) of the side x side outputs of tile first + q in y."""
-    across, down = table[TILES_ACROSS], table[TILES_DOWN]
-    height, width = table[OUT_HEIGHT], table[OUT_WIDTH]
-    pixel = table[OUT_PIXEL] * y.itemsize
+    height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL] * y.itemsize
+    step_y, step_x = table[STEP_Y], table[STEP_X]
+    image, down, across = _place(table, first)
     for q in range(count):
-        image, rest = divmod(first + q, across * down)
-        tile_y, tile_x = divmod(rest, across)
-        top, left = tile_y * side, tile_x * side
+        sum_top, sum_left = _start(table, down, across)
+        top, left = sum_top * side // OUT, sum_left * side // OUT
         for i in range(side):
-            row = y.ctypes.data + ((image * height + top + i) * width + left) * pixel
-            row_inside = top + i < height
+            line = top + i * step_y
+            row = y.ctypes.data + ((image * height + line) * width + left) * pixel
             for j in range(side):
-                inside = row_inside and left + j < width
-                addresses[q, i * side + j] = row + j * pixel if inside else outside.ctypes.data
+                inside = line < height and left + j * step_x < width
+                place = row + j * step_x * pixel
+                addresses[q, i * side + j] = place if inside else outside.ctypes.data
         if side < OUT:
-            addresses[q, ROWS_INSIDE] = table[SUM_HEIGHT] - tile_y * OUT
-            addresses[q, COLUMNS_INSIDE] = table[SUM_WIDTH] - tile_x * OUT
+            addresses[q, ROWS_INSIDE] = table[SUM_HEIGHT] - sum_top
+            addresses[q, COLUMNS_INSIDE] = table[SUM_WIDTH] - sum_left
+        image, down, across = _next_place(table, image, down, across)
 
 
 @kernel
@@ -476,16 +508,15 @@ def block_steps(block, v_row, lanes):
 
 @kernel
 def _activate_tiles(y, table, first, count, code, slope):
-    across, down = table[TILES_ACROSS], table[TILES_DOWN]
     height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL]
-    for q in range(first, first + count):
-        image, rest = divmod(q, across * down)
-        tile_y, tile_x = divmod(rest, across)
-        for row in range(tile_y * OUT, min(tile_y * OUT + OUT, height)):
-            columns = min(OUT, width - tile_x * OUT)
-            at = ((image * height + row) * width + tile_x * OUT) * pixel
-            for column in range(columns):
-                gemm.activate_row(y, at + column * pixel, table[FILTERS], code, slope)
+    step_y, step_x = table[STEP_Y], table[STEP_X]
+    for tile in range(first, first + count):
+        image, down, across = _place(table, tile)
+        top, left = _start(table, down, across)
+        for row in range(top, min(top + OUT * step_y, height), step_y):
+            for column in range(left, min(left + OUT * step_x, width), step_x):
+                at = ((image * height + row) * width + column) * pixel
+                gemm.activate_row(y, at, table[FILTERS], code, slope)
 
 
 @parallel_kernel
@@ -573,7 +604,14 @@ def _finish_kernel_grad(partial, row, part, split, table, dk):
 
 def is_defined(shape):
     """Whether this algorithm computes convolutions of this geometry."""
-    return shape.kernel_shape[:2] == (TAPS, TAPS) and shape.strides == (1, 1) == shape.dilation
+    return shape.kernel_shape[:2] == (TAPS, TAPS) and shape.strides == (1, 1)
+
+
+@functools.lru_cache(maxsize=256)
+def tile_starts(size, dilation):
+    """The first outputs of the tiles along an axis that has `size` of them."""
+    strips = range(0, size, dilation * OUT)  # each shared by `dilation` tiles, or as many as fit
+    return [strip + phase for strip in strips for phase in range(min(dilation, size - strip))]
 
 
 def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
@@ -584,9 +622,7 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS) * channels * all_filters
     filters = all_filters // shape.groups
-    (top, _), (left, _) = shape.padding
-    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left,
-                   pooled_shape)  # fmt: skip
+    table = forward_table(shape, pooled_shape)
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
     for g in range(shape.groups):
         own = slice(g * filters, None)
@@ -602,9 +638,7 @@ def convolve_input_grad(dy, kernel, shape, dx):
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
-    (top, _), (left, _) = shape.padding
-    table = _table(shape.output_shape, shape.input_shape, filters, channels,
-                   TAPS - 1 - top, TAPS - 1 - left)  # fmt: skip
+    table = input_grad_table(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
         u = _transformed_kernel(kernel[own], taps, 1, all_filters, filters, channels)
@@ -616,8 +650,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     lanes = simd.lanes(x.dtype)
     _, _, channels, all_filters = shape.kernel_shape
     filters = all_filters // shape.groups
-    (top, _), (left, _) = shape.padding
-    table = _table(shape.input_shape, shape.output_shape, channels, filters, top, left)
+    table = forward_table(shape)
     tiles = int(table[TILES])
     segments, part, split = _division(tiles, channels, filters, lanes, x.itemsize)
     pieces = -(-channels // part) * -(-filters // split)
@@ -709,14 +742,31 @@ def _block(tiles, channels, lanes, itemsize):
 
 
 @functools.lru_cache(maxsize=256)
-def _table(x_shape, sum_shape, channels, filters, top, left, y_shape=None):
+def forward_table(shape, pooled_shape=None):
+    """Of the pictures as the forward product sees them."""
+    pads = [before for before, _ in shape.padding]
+    return _table(shape.input_shape, shape.output_shape, pads, shape, pooled_shape)
+
+
+@functools.lru_cache(maxsize=256)
+def input_grad_table(shape):
+    """The same with dy for x and dx for y."""
+    pads = [
+        (TAPS - 1) * dilation - before
+        for (before, _), dilation in zip(shape.padding, shape.dilation, strict=True)
+    ]
+    return _table(shape.output_shape, shape.input_shape, pads, shape)
+
+
+def _table(x_shape, sum_shape, pads, shape, pooled_shape=None):
     n, h, w, c = x_shape
-    _, sum_h, sum_w, f = sum_shape
-    _, oh, ow, _ = y_shape or sum_shape
-    down, across = -(-sum_h // OUT), -(-sum_w // OUT)
-    tiles = n * down * across
-    fields = [n, h, w, channels, oh, ow, filters, top, left, down, across, tiles, c, f]
-    return np.array([*fields, sum_h, sum_w], np.int64)
+    _, *sums, f = sum_shape
+    _, oh, ow, _ = pooled_shape or sum_shape
+    starts = [tile_starts(*axis) for axis in zip(sums, shape.dilation, strict=True)]
+    down, across = map(len, starts)
+    fields = [h, w, c, c // shape.groups, oh, ow, f, f // shape.groups, *sums, *pads,
+              *shape.dilation, down, across, n * down * across]  # fmt: skip
+    return np.array([*fields, *starts[0], *starts[1]], np.int64)
 
 
 @functools.lru_cache(maxsize=64)
