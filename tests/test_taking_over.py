@@ -78,6 +78,7 @@ def apart(model, x):
     [
         ({"padding": "same"}, "winograd"),
         ({"padding": "valid"}, "winograd"),
+        ({"kernel_size": 5, "padding": "same"}, "winograd"),
         ({"groups": 2}, "winograd"),
         ({}, "direct"),
         ({"strides": 2}, "auto"),

@@ -229,14 +229,15 @@ def test_floor_of_every_filter(algorithm, filters):
 @pytest.mark.parametrize("activation", [None, ("relu",), ("tanh",), "floor"], ids=str)
 @pytest.mark.parametrize("algorithm", ["winograd", "direct", "depthwise"])
 @pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18), (6, 13)])
-def test_maxima_of_windows(algorithm, activation, padding, size):
+@pytest.mark.parametrize("taps", [3, 5])
+def test_maxima_of_windows(algorithm, activation, padding, size, taps):
     """conv2d(pool=...) is conv2d and then the maxima; every byte outside of y stays."""
     generator = np.random.default_rng(0)
     filters = groups = 20 if algorithm == "depthwise" else 1
     filters = 35 if groups == 1 else filters
     x = generator.standard_normal((3, *size, 20))
     x[2, size[0] - 1, size[1] - 1, 0] = np.nan
-    kernel = generator.standard_normal((3, 3, 20 // groups, filters))
+    kernel = generator.standard_normal((taps, taps, 20 // groups, filters))
     end = {"activation": activation}
     if activation == "floor":
         end = {"floor": generator.standard_normal(filters)}

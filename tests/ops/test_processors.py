@@ -29,6 +29,7 @@ def normal(*shape):
 
 def results():
     yield from convolution(normal(2, 9, 7, 20), normal(3, 3, 20, 18), "same", (1, 1))  # Winograd
+    yield from convolution(normal(2, 9, 7, 20), normal(5, 5, 20, 18), "same", (1, 1))
     yield from convolution(normal(2, 9, 8, 3), normal(5, 5, 3, 17), "valid", (2, 1))
     x, kernel, bias = normal(5, 37), normal(37, 19), normal(19)
     y = ops.dense(x, kernel, bias, activation=("relu",))
@@ -59,7 +60,7 @@ def computed(**settings):
 
 two, one = computed(), computed(threads=1)
 expected = computed(ops="reference")
-assert len(expected) == 17
+assert len(expected) == 20
 for a, b, reference in zip(two, one, expected, strict=True):
     np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(a, reference, rtol=0, atol=1e-4 * np.abs(reference).max())

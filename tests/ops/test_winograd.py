@@ -12,15 +12,16 @@ from minicnn.ops.fast import convolution, direct, few_channels, winograd
 
 BAND = 300  # elements before and after an array that must not be touched
 
-# Relative root mean square error in float32 at up to 256 channels, against float64.
-FORWARD_BOUND = 2e-6
-KERNEL_GRAD_BOUND = 2e-6
+# Relative root mean square error in float32 at up to 256 channels, against float64, by the size of
+# the kernel: of y and dx, and of dkernel.
+BOUNDS = {3: (2e-6, 2e-6), 5: (3e-6, 2e-6)}
 
 
 @pytest.mark.parametrize(
     ("points", "out", "taps"),
     [
         (winograd.POINTS, 4, 3),
+        (winograd.POINTS, 2, 5),
         ((0, 1, -1), 2, 3),
         ((0, 1, -1, 2, -2), 4, 3),
         ((0, 1, -1, Fraction(1, 2)), 3, 3),
@@ -48,11 +49,11 @@ def products(x, kernel, bias, dy, padding, method, activation=None, dilation=(1,
         )
 
 
-def random_case(x_shape, filters, padding, dtype=np.float32, dilation=(1, 1)):
+def random_case(x_shape, filters, padding, dtype=np.float32, dilation=(1, 1), taps=3):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(x_shape).astype(dtype)
-    kernel = rng.standard_normal((3, 3, x_shape[3], filters)).astype(dtype)
-    kernel /= 3 * dtype(x_shape[3]) ** 0.5  # outputs of size 1
+    kernel = rng.standard_normal((taps, taps, x_shape[3], filters)).astype(dtype)
+    kernel /= taps * dtype(x_shape[3]) ** 0.5  # outputs of size 1
     bias = rng.standard_normal(filters).astype(dtype)
     shape = direct.geometry(x_shape, kernel.shape, (1, 1), padding, dilation, 1).output_shape
     return x, kernel, bias, rng.standard_normal(shape).astype(dtype)
@@ -67,29 +68,32 @@ def relative_error(actual, exact):
     [((4, 14, 14, 256), 256), ((8, 32, 32, 32), 32), ((3, 9, 7, 33), 65), ((1, 57, 43, 16), 24)],
     ids=str,
 )
-def test_errors_are_bounded(x_shape, filters):
-    case = random_case(x_shape, filters, "same")
+@pytest.mark.parametrize("taps", BOUNDS)
+def test_errors_are_bounded(x_shape, filters, taps):
+    case = random_case(x_shape, filters, "same", taps=taps)
     exact = products(*(a.astype(np.float64) for a in case), "same", "direct")
     actual = products(*case, "same", "winograd")
-    assert relative_error(actual[0], exact[0]) < FORWARD_BOUND
-    assert relative_error(actual[1], exact[1]) < FORWARD_BOUND
-    assert relative_error(actual[2], exact[2]) < KERNEL_GRAD_BOUND
+    bound, kernel_grad_bound = BOUNDS[taps]
+    assert relative_error(actual[0], exact[0]) < bound
+    assert relative_error(actual[1], exact[1]) < bound
+    assert relative_error(actual[2], exact[2]) < kernel_grad_bound
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     batch=st.integers(1, 5),
     size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    taps=st.sampled_from([3, 5]),
     dilation=st.tuples(st.integers(1, 5), st.integers(1, 5)) | st.just((1, 1)),
     channels=st.sampled_from([1, 3, 8, 15, 16, 17, 40]),
     filters=st.sampled_from([1, 7, 16, 31, 32, 33, 70]),
     pads=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_every_shape_within_its_bounds(batch, size, dilation, channels, filters, pads, dtype):
-    covered = [2 * d + 1 for d in dilation]
+def test_every_shape_within_its_bounds(batch, size, taps, dilation, channels, filters, pads, dtype):
+    covered = [(taps - 1) * d + 1 for d in dilation]
     size = [max(s, c - sum(pad)) for s, c, pad in zip(size, covered, pads, strict=True)]
-    case = random_case((batch, *size, channels), filters, pads, dtype, dilation)
+    case = random_case((batch, *size, channels), filters, pads, dtype, dilation, taps)
     exact = products(*(a.astype(np.float64) for a in case), pads, "direct", dilation=dilation)
     # NaN around everything that is read, a mark around everything that is written.
     x, kernel, bias, dy = (banded(a, np.nan)[1] for a in case)
@@ -121,9 +125,9 @@ def banded(array, filling):
     [None, ("relu",), ("leaky_relu", 0.25), ("elu", 0.5), ("sigmoid",), ("tanh",)],
     ids=str,
 )
-@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
-def test_bias_and_activation(activation, dilation):
-    case = random_case((2, 10, 11, 20), 37, "same", dilation=dilation)
+@pytest.mark.parametrize(("taps", "dilation"), [(3, (1, 1)), (3, (2, 3)), (5, (1, 1))])
+def test_bias_and_activation(activation, taps, dilation):
+    case = random_case((2, 10, 11, 20), 37, "same", taps=taps)
     y, _, _ = products(*case, "same", "winograd", activation, dilation)
     case = [a.astype(np.float64) for a in case]
     exact, _, _ = products(*case, "same", "direct", activation, dilation)
@@ -142,10 +146,10 @@ def test_nan_stays_and_minus_infinity_is_rectified(activation):
     assert (y[0, 4:, 4:, 3] == (0 if activation == ("relu",) else -np.inf)).all()
 
 
-@pytest.mark.parametrize("dilation", [(1, 1), (4, 2)])
+@pytest.mark.parametrize(("taps", "dilation"), [(3, (1, 1)), (3, (4, 2)), (5, (1, 1))])
 @pytest.mark.parametrize(("x_shape", "filters"), [((5, 13, 9, 40), 70), ((64, 8, 8, 16), 16)])
-def test_one_and_two_threads_give_the_same_bits(x_shape, filters, dilation):
-    case = random_case(x_shape, filters, "same")
+def test_one_and_two_threads_give_the_same_bits(x_shape, filters, taps, dilation):
+    case = random_case(x_shape, filters, "same", taps=taps)
     with config.using(threads=1):
         one = products(*case, "same", "winograd", dilation=dilation)
     with config.using(threads=2):
@@ -189,13 +193,17 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen() is winograd
     assert chosen(np.float64) is direct
     assert chosen(c=3) is direct
-    assert chosen(kernel=(5, 5)) is direct
+    assert chosen(c=16, f=16) is winograd
+    assert chosen(kernel=(5, 5)) is winograd
+    assert chosen(kernel=(5, 5), c=16, f=16) is direct
+    assert chosen(kernel=(5, 3)) is direct
+    assert chosen(kernel=(7, 7)) is direct
     assert chosen(strides=(2, 2)) is direct
     assert chosen(dilation=(2, 2)) is winograd
     assert chosen(dilation=(6, 6)) is direct  # phases of 2 or 3 outputs
     assert chosen(c=64, f=64, groups=2) is winograd
     assert chosen(groups=2).algorithm is winograd  # both groups as one
-    assert chosen(groups=2, kernel=(5, 5)).algorithm is direct
+    assert chosen(groups=2, kernel=(7, 7)).algorithm is direct
     assert chosen(c=64, f=8, groups=8, kernel=(1, 1)).m == 8
     assert chosen(c=512, f=32, groups=8) is direct  # wide on one side: zeros would cost too much
     assert chosen(size=(1, 1)) is direct

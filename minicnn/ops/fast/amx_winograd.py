@@ -21,7 +21,10 @@ from minicnn.ops import arena
 from minicnn.ops.fast import amx, gemm, simd, threads, winograd
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.winograd import ELEMENTS, TAPS
+from minicnn.ops.fast.winograd import ELEMENTS
+
+TAPS = 3
+SIZE = winograd.SIZES[TAPS]
 
 # Bytes of v and m of a block, least and most: a small transformed kernel stays in the second-level
 # cache beside them; a large one is read anew for every block, which then is as large.
@@ -63,8 +66,8 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step,
                     for i in range(length):
                         square[row * line + t * HALF + i] = g[at + row * row_step + i * column_step]
         for row in range(HALF):
-            winograd._transform_kernel(square, row * line, HALF, pair, gemm.ORIGIN, STEP)
-            winograd._transform_kernel(square, (row + HALF) * line, HALF, pair, HALF, STEP)
+            winograd._transform_kernel(SIZE, square, row * line, HALF, pair, gemm.ORIGIN, STEP)
+            winograd._transform_kernel(SIZE, square, (row + HALF) * line, HALF, pair, HALF, STEP)
             for e in range(ELEMENTS):
                 low = pair.ctypes.data + e * STEP * 4
                 at = u.ctypes.data + (panel * ELEMENTS + e) * amx.packed_panel(steps)
@@ -102,7 +105,8 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
             for c in range(0, channels, lanes):
                 winograd._transform_input(addresses, q * ELEMENTS, c, channels - c, v,
                                           q * v_row + c, v_step)  # fmt: skip
-        winograd._output_addresses(y, outside, table, first, count, winograd.OUT, addresses)
+        winograd._output_addresses(SIZE, y, outside, table, first, count, winograd.UNPOOLED,
+                                   addresses)  # fmt: skip
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             for e in range(ELEMENTS):
@@ -119,11 +123,11 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
                         )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, HALF):
-                    winograd._transform_output(m, q * group + j, m_step, start, f + j, f + j,
-                                               columns - j, addresses, q * ELEMENTS, 0, 0, code,
-                                               slope)  # fmt: skip
+                    winograd._transform_output(SIZE, m, q * group + j, m_step, start, f + j,
+                                               f + j, columns - j, addresses, q * ELEMENTS, 0, 0,
+                                               code, slope)  # fmt: skip
         if code > gemm.FLOOR:
-            winograd._activate_tiles(y, table, first, count, code, slope)
+            winograd._activate_tiles(SIZE, y, table, first, count, code, slope)
         first += count
     amx.end()
 

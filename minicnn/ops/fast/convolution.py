@@ -30,6 +30,9 @@ from minicnn.ops.fast.pooling import max_pool2d
 # Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
 # longer than its fewer products save on the tile unit (512 x 512, 14 x 14: 38 ms, direct 30).
 LARGE_KERNEL = 1 << 17
+# Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
+# 16 to 16 channels takes 1.8 ms and 1.5 by `few_channels`, 32 to 32 takes 3.9 and 6.1.
+LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
 WITH_FLOORS = (winograd, direct, few_channels)  # bound their sums in the pass that writes them
 
 
@@ -143,9 +146,10 @@ def _algorithm(shape, dtype, product):
         together, wide = grouped.merged(shape)
         if together > 1:
             return grouped.Merged(together, wide, _algorithm(wide, dtype, product))
-    pays = config.convolution == "winograd" or (dtype == np.float32 and _pays(shape))
     allowed = config.convolution != "direct" and winograd.is_defined(shape)
-    algorithm = winograd if allowed and pays else direct
+    forced = config.convolution == "winograd"
+    pays = allowed and (forced or (dtype == np.float32 and _pays(shape)))
+    algorithm = winograd if pays else direct
     if dtype == np.float32 and amx.is_available():
         algorithm = _on_tile_unit(algorithm, shape, product)
     if algorithm is direct and few_channels.pays(shape, product):
@@ -155,9 +159,11 @@ def _algorithm(shape, dtype, product):
 
 def _on_tile_unit(algorithm, shape, product):
     """The same algorithm with its sums on the tile unit, where that is quicker."""
+    taps, _, channels, filters = shape.kernel_shape
+    if config.convolution == "auto" and taps != amx_winograd.TAPS:
+        algorithm = direct  # its products are 3 times as quick, those of 5x5 2.8 times fewer
     if product == KERNEL_GRAD:
         return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
-    _, _, channels, filters = shape.kernel_shape
     filters //= shape.groups
     if product == INPUT_GRAD:
         channels, filters = filters, channels
@@ -165,15 +171,17 @@ def _on_tile_unit(algorithm, shape, product):
     if config.convolution == "auto" and channels * filters > LARGE_KERNEL:
         algorithm = direct
     if algorithm is winograd:
-        return amx_winograd if amx_winograd.pays(channels) else winograd
+        defined = taps == amx_winograd.TAPS
+        return amx_winograd if defined and amx_winograd.pays(channels) else winograd
     return amx_direct if amx_direct.pays(channels, filters, n * height * width) else direct
 
 
 def _pays(shape):
     """Whether Winograd is quicker: enough channels to spread the cost of its transforms over, and
-    not too many outputs of its 4x4 tiles beyond the picture's edge, or that of a phase."""
-    _, _, channels, filters = shape.kernel_shape
+    not too many outputs of its tiles beyond the picture's edge, or that of a phase."""
+    kh, kw, channels, filters = shape.kernel_shape
     _, height, width, _ = shape.output_shape
-    down, across = map(winograd.tile_starts, (height, width), shape.dilation)
-    enough = min(channels, filters // shape.groups) >= 16
-    return enough and winograd.ELEMENTS * len(down) * len(across) * 2 < 9 * height * width
+    down, across = map(winograd.tile_starts, (height, width), shape.dilation, (kh, kw))
+    filters //= shape.groups
+    enough = min(channels, filters) >= 16 and channels * filters >= LEAST_PRODUCTS[kh]
+    return enough and winograd.ELEMENTS * len(down) * len(across) * 2 < kh * kw * height * width

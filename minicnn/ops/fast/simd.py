@@ -2,7 +2,8 @@
 
 A function decorated with `@vector_intrinsic` receives a `Vectors` object, which writes LLVM
 instructions, and its arguments as LLVM values: an array becomes the address of its first element,
-an integer stays one. Kernels then call it like any function. All arrays of a call have one dtype,
+an integer stays one, a tuple of integers is its length, a number of Python. Kernels then call it
+like any function. All arrays of a call have one dtype,
 which decides the lanes (float32: 16 with AVX-512, 8 with AVX2, 4 with SSE or NEON; float64: half
 of it), so one text serves every processor and both types.
 
@@ -275,18 +276,16 @@ def vector_intrinsic(write):
         if len(floats) != 1:
             raise TypeError(f"{write.__name__}: arrays of one float type, not of {floats}")
         (dtype,) = floats
-        signature = types.void(
-            *(t if isinstance(t, types.Array | types.Float) else types.intp for t in argument_types)
-        )
+        kept = types.Array | types.Float | types.UniTuple
+        signature = types.void(*(t if isinstance(t, kept) else types.intp for t in argument_types))
 
         def generate(context, builder, signature, arguments):
             vectors = Vectors(builder, context.get_value_type(dtype))
-            values = [
-                cgutils.create_struct_proxy(kind)(context, builder, value).data
-                if isinstance(kind, types.Array)
-                else value
-                for kind, value in zip(signature.args, arguments, strict=True)
-            ]
+            values = []
+            for kind, value in zip(signature.args, arguments, strict=True):
+                if isinstance(kind, types.Array):
+                    value = cgutils.create_struct_proxy(kind)(context, builder, value).data
+                values.append(kind.count if isinstance(kind, types.UniTuple) else value)
             write(vectors, *values)
             return context.get_dummy_value()
 

@@ -1,6 +1,6 @@
-"""Convolution 3x3 with a quarter of the multiplications: Winograd's F(4x4, 3x3).
+"""Convolution with fewer multiplications: Winograd's F(4x4, 3x3) and F(2x2, 5x5).
 
-    Y  = A^T [(G g G^T) * (B^T d B)] A      4x4 outputs y from 6x6 inputs d and the kernel g
+    Y  = A^T [(G g G^T) * (B^T d B)] A      outputs Y from 6x6 inputs d and the kernel g
     dg = G^T [(B^T d B) * (A dY A^T)] G     the kernel's gradient from the same tiles
 
 (Lavin and Gray, "Fast Algorithms for Convolutional Networks", 2015; * element by element, summed
@@ -10,12 +10,14 @@ d, v     a tile of the input, and its transform B^T d B     (element e = 0..35, 
 g, u     the kernel, and its transform G g G^T              (panel of filters, e, channel, filter)
 m        sum of the products of v and u, then Y = A^T m A   (e, tile, filter)
 
-For each of the 36 elements the sum over the channels is a matrix product (tiles x channels times
-channels x filters). The data gradient is the same with dy for x and the kernel turned around.
+A 3x3 kernel has 4x4 outputs a tile, for which the definition needs 144 multiplications, a 5x5
+kernel 2x2 outputs, which need 100. For each of the 36 elements the sum over the channels is a
+matrix product (tiles x channels times channels x filters). The data gradient is the same with dy
+for x and the kernel turned around.
 
 The matrices come from the interpolation points 0, +-5/8, +-3/2, infinity, made with exact
 fractions. These points lose half as many digits as the usual 0, +-1, +-2: what matters is that
-the powers of all points and of their differences stay near 1.
+the powers of all points and of their differences stay near 1. B^T depends on the points alone.
 
 Design. A block of tiles is transformed, multiplied and transformed back while everything is in
 the second-level cache; x is read and y written once. Transforms work on a vector of channels
@@ -24,11 +26,12 @@ that a line of six takes 12 instructions. Pixels are reached through a table of 
 tile, in which pixels outside the picture are a row of zeros (reading) or a place nobody looks at
 (writing): any picture size and padding run the same code. So does a dilation d: outputs that lie d
 apart belong to a convolution without one, of every d-th pixel, so a tile takes every d-th pixel
-and the tiles of all these phases lie interleaved. The sum for dg is cut into segments
-whose number depends on the shapes only, so any number of threads gives the same bits. Measured
-(two cores of a Xeon with AVX-512, 64 pictures 16 x 16, 64 channels to 64): 1.5 ms where direct
-convolution takes 4.0; gradient of the kernel 2.1 ms against 4.5. With dilation 2 (two cores of an
-EPYC with Zen 4, 16 pictures 32 x 32, 64 to 64): 2.4 ms against 6.4, 2.9 against 7.6.
+and the tiles of all these phases lie interleaved. The sum for dg is cut into segments whose number
+depends on the shapes only, so any number of threads gives the same bits. Measured (two cores of a
+Xeon with AVX-512, 64 pictures 16 x 16, 64 channels to 64): 1.5 ms where direct convolution takes
+4.0; gradient of the kernel 2.1 ms against 4.5. With dilation 2 (two cores of an EPYC with Zen 4, 16
+pictures 32 x 32, 64 to 64): 2.4 ms against 6.4, 2.9 against 7.4; 5x5 (32 pictures 27 x 27, 48 to
+128): 18 ms against 34, 20 against 43.
 
 A NaN or infinity reaches all outputs of the tiles that see it, not only those that see the pixel.
 """
@@ -45,8 +48,7 @@ from minicnn.ops.fast.gemm import ROWS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 
 POINTS = (0, Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))  # and infinity
-OUT, TAPS = 4, 3  # outputs of a tile and taps of the kernel, per axis
-TILE = OUT + TAPS - 1
+TILE = 6  # pixels of a tile per axis, as many as points
 ELEMENTS = TILE * TILE
 
 V_BYTES = 640 * 1024  # transformed inputs of a block: fits L2 beside the kernel's panels
@@ -57,7 +59,7 @@ TASKS = 8  # of a kernel gradient, at most: what more threads could share
 SEGMENT = 256  # tiles
 
 
-def matrices(points=POINTS, out=OUT, taps=TAPS):
+def matrices(points=POINTS, out=4, taps=3):
     """(A^T, G, B^T) as lists of fractions for the given finite points and infinity.
 
     y_i = sum_t g_t d_(i+t) is the transpose of multiplying polynomials by interpolation (Cook and
@@ -94,7 +96,13 @@ def transposed(matrix):
     return [list(column) for column in zip(*matrix, strict=True)]
 
 
-A_T, G, B_T = matrices()
+A_T, G = {}, {}  # by the taps of the kernel
+for _taps in (3, 5):
+    A_T[_taps], G[_taps], B_T = matrices(POINTS, TILE + 1 - _taps, _taps)
+
+# A size is a tuple with an element for each tap along an axis. Its length is part of its type:
+# what takes one is compiled for each size by itself, with its matrices, when it is first met.
+SIZES = {taps: (0,) * taps for taps in A_T}
 
 
 # -- Transforms of one tile on a vector of channels ------------------------------------------------
@@ -193,36 +201,41 @@ def _store_whole_or_first(v, tile, place, count, streaming=None):
                 v.store_first(value, array, index, count)
 
 
-def _from_pixels(matrix):
-    """Intrinsic: tile from a table of addresses, channels channel : +count, to strided target."""
+def _from_pixels(v, matrix, table, table0, channel, count, target, target0, element_step):
+    """A tile from a table of addresses, channels channel : +count, to strided target."""
+    side, out = len(matrix[0]), len(matrix)
 
-    def write(v, table, table0, channel, count, target, target0, element_step):
-        size, out = len(matrix[0]), len(matrix)
+    def pixel(i, j):
+        entry = v.builder.add(table0, v.integer(i * side + j))
+        return v.at_address(v.load_integer(table, entry)), channel
 
-        def pixel(i, j):
-            entry = v.builder.add(table0, v.integer(i * size + j))
-            return v.at_address(v.load_integer(table, entry)), channel
-
-        tile = _sandwich(v, matrix, _load_whole_or_first(v, size, pixel, count))
-        for i in range(out):
-            for j in range(out):
-                v.store(tile[i][j], target, v.offset(target0, (element_step, i * out + j)))
-
-    return simd.vector_intrinsic(write)
-
-
-_transform_input = _from_pixels(B_T)
-_transform_output_grad = _from_pixels(transposed(A_T))
+    tile = _sandwich(v, matrix, _load_whole_or_first(v, side, pixel, count))
+    for i in range(out):
+        for j in range(out):
+            v.store(tile[i][j], target, v.offset(target0, (element_step, i * out + j)))
 
 
 @simd.vector_intrinsic
-def _transform_kernel(v, source, source0, tap_step, target, target0, element_step):
+def _transform_input(v, table, table0, channel, count, target, target0, element_step):
+    """B^T d B."""
+    _from_pixels(v, B_T, table, table0, channel, count, target, target0, element_step)
+
+
+@simd.vector_intrinsic
+def _transform_output_grad(v, size, table, table0, channel, count, target, target0, element_step):
+    """A dY A^T."""
+    matrix = transposed(A_T[size])
+    _from_pixels(v, matrix, table, table0, channel, count, target, target0, element_step)
+
+
+@simd.vector_intrinsic
+def _transform_kernel(v, size, source, source0, tap_step, target, target0, element_step):
     """u = G g G^T."""
     tile = [
-        [v.load(source, v.offset(source0, (tap_step, i * TAPS + j))) for j in range(TAPS)]
-        for i in range(TAPS)
+        [v.load(source, v.offset(source0, (tap_step, i * size + j))) for j in range(size)]
+        for i in range(size)
     ]
-    tile = _sandwich(v, G, tile)
+    tile = _sandwich(v, G[size], tile)
     for i in range(TILE):
         for j in range(TILE):
             v.store(tile[i][j], target, v.offset(target0, (element_step, i * TILE + j)))
@@ -230,7 +243,7 @@ def _transform_kernel(v, source, source0, tap_step, target, target0, element_ste
 
 @simd.vector_intrinsic
 def _transform_kernel_grad(
-    v, source, source0, element_step, segments, segment_step, target, target0, tap_step, count
+    v, size, source, source0, element_step, segments, segment_step, target, target0, tap_step, count
 ):
     """dg = G^T du G, where du is the sum of `segments` (at least one) partial sums."""
 
@@ -260,25 +273,25 @@ def _transform_kernel_grad(
         builder.position_at_end(after)
         return sums
 
-    tile = _sandwich(v, transposed(G), [row_sum(i) for i in range(TILE)])
+    tile = _sandwich(v, transposed(G[size]), [row_sum(i) for i in range(TILE)])
     _store_whole_or_first(
-        v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * TAPS + j))), count
+        v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * size + j))), count
     )
 
 
 @simd.vector_intrinsic
 def _transform_output(
-    v, m, m0, element_step, start, channel, floor0, count, table, table0, pooled, streaming, code,
-    slope,
+    v, size, m, m0, element_step, start, channel, floor0, count, table, table0, pooled, streaming,
+    code, slope,
 ):  # fmt: skip
     """Y = A^T m A + bias, then the activation if it is a rectifier, then the maxima if `pooled`."""
-    builder = v.builder
+    builder, out = v.builder, TILE + 1 - size
     tile = [
         [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for j in range(TILE)]
         for i in range(TILE)
     ]
     bias = v.load(start, channel)
-    tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T, tile)]
+    tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T[size], tile)]
 
     def entry(number):
         return v.load_integer(table, builder.add(table0, v.integer(number)))
@@ -287,14 +300,14 @@ def _transform_output(
         with builder.if_else(builder.icmp_signed("!=", pooled, v.integer(0))) as (yes, no):
             with yes:
                 maxima = _maxima(v, tile, entry(ROWS_INSIDE), entry(COLUMNS_INSIDE))
-                places = [[v.at_address(entry(i * OUT // 2 + j)) for j in range(OUT // 2)]
-                          for i in range(OUT // 2)]  # fmt: skip
+                places = [[v.at_address(entry(i * out // 2 + j)) for j in range(out // 2)]
+                          for i in range(out // 2)]  # fmt: skip
                 _store_whole_or_first(
                     v, maxima, lambda i, j: (places[i][j], channel), count, streaming
                 )
             with no:
                 _store_whole_or_first(
-                    v, tile, lambda i, j: (v.at_address(entry(i * OUT + j)), channel), count,
+                    v, tile, lambda i, j: (v.at_address(entry(i * out + j)), channel), count,
                     streaming,
                 )  # fmt: skip
 
@@ -336,8 +349,9 @@ def _maxima(v, tile, rows, columns):
 (HEIGHT, WIDTH, PIXEL, CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PIXEL, FILTERS, SUM_HEIGHT, SUM_WIDTH,
  TOP, LEFT, STEP_Y, STEP_X, TILES_DOWN, TILES_ACROSS, TILES, STARTS) = range(18)  # fmt: skip
 
-# Behind the addresses of the 2x2 outputs of a pooled tile: how much of it lies in the picture.
+# Behind the addresses of the at most 2x2 outputs of a pooled tile: how much of it lies inside.
 ROWS_INSIDE, COLUMNS_INSIDE = 4, 5
+UNPOOLED = 0  # for arguments of kernels, as in `gemm.py`
 
 
 @kernel
@@ -386,14 +400,23 @@ def _input_addresses(x, zeros, table, first, count, addresses):
 
 
 @kernel
-def _output_addresses(y, outside, table, first, count, side, addresses):
-    """addresses[q, i, j] of pixel (i, j) of the side x side outputs of tile first + q in y."""
+def outputs(size):
+    """Of a tile, along an axis."""
+    return TILE + 1 - len(size)
+
+
+@kernel
+def _output_addresses(size, y, outside, table, first, count, pooled, addresses):
+    """addresses[q, i, j] of pixel (i, j) of the outputs of tile first + q in y, or of the maxima
+    of its 2x2 windows."""
+    out = outputs(size)
+    side = out // 2 if pooled else out
     height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL] * y.itemsize
     step_y, step_x = table[STEP_Y], table[STEP_X]
     image, down, across = _place(table, first)
     for q in range(count):
         sum_top, sum_left = _start(table, down, across)
-        top, left = sum_top * side // OUT, sum_left * side // OUT
+        top, left = sum_top * side // out, sum_left * side // out
         for i in range(side):
             line = top + i * step_y
             row = y.ctypes.data + ((image * height + line) * width + left) * pixel
@@ -401,7 +424,7 @@ def _output_addresses(y, outside, table, first, count, side, addresses):
                 inside = line < height and left + j * step_x < width
                 place = row + j * step_x * pixel
                 addresses[q, i * side + j] = place if inside else outside.ctypes.data
-        if side < OUT:
+        if pooled:
             addresses[q, ROWS_INSIDE] = table[SUM_HEIGHT] - sum_top
             addresses[q, COLUMNS_INSIDE] = table[SUM_WIDTH] - sum_left
         image, down, across = _next_place(table, image, down, across)
@@ -414,25 +437,25 @@ def panel_step(rows, lanes):
 
 
 @parallel_kernel
-def transform_kernel(g, taps, row_step, column_step, rows, columns, u):
+def transform_kernel(size, g, taps, row_step, column_step, rows, columns, u):
     """u (panels, 36, rows, panel width) of g[taps[t] + row * row_step + column * column_step]."""
     lanes = simd.VECTOR_BYTES // u.itemsize
     for strip in prange((rows + lanes - 1) // lanes):
         first = np.int64(strip) * lanes
-        _transform_strip(g, taps, row_step, column_step, first, min(lanes, rows - first), rows,
-                         columns, u)  # fmt: skip
+        _transform_strip(size, g, taps, row_step, column_step, first, min(lanes, rows - first),
+                         rows, columns, u)  # fmt: skip
 
 
 @kernel
-def _transform_strip(g, taps, row_step, column_step, first, count, rows, columns, u):
+def _transform_strip(size, g, taps, row_step, column_step, first, count, rows, columns, u):
     """Transform a strip of rows; a square of lanes x lanes is transposed if the layout asks."""
     lanes = simd.VECTOR_BYTES // u.itemsize
-    line = TAPS * TAPS * lanes
+    line = taps.size * lanes
     square = np.zeros(lanes * line, u.dtype)
     u_step = panel_step(rows, lanes)
     for column in range(0, columns, lanes):
         length = min(lanes, columns - column)
-        for t in range(TAPS * TAPS):
+        for t in range(taps.size):
             at = taps[t] + first * row_step + column * column_step
             for i in range(length):
                 for row in range(count):
@@ -441,21 +464,21 @@ def _transform_strip(g, taps, row_step, column_step, first, count, rows, columns
         width = lanes if columns - panel * 2 * lanes <= lanes else 2 * lanes
         for row in range(count):
             u0 = panel * ELEMENTS * u_step + (first + row) * width + column - panel * 2 * lanes
-            _transform_kernel(square, row * line, lanes, u, u0, u_step)
+            _transform_kernel(size, square, row * line, lanes, u, u0, u_step)
 
 
 @parallel_kernel
-def tiles_product(x, table, u, start, y, pooled, streaming, code, slope, block, zeros, outside, v,
-                  m, addresses):  # fmt: skip
+def tiles_product(size, x, table, u, start, y, pooled, streaming, code, slope, block, zeros,
+                  outside, v, m, addresses):  # fmt: skip
     """y = activation(x * kernel + bias), or its maxima, from the transformed kernel u."""
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, u, start, y, pooled, streaming, code, slope,
-                       block, zeros, outside, v, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), size, x, table, u, start, y, pooled, streaming, code,
+                       slope, block, zeros, outside, v, m, addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, u, start, y, pooled, streaming, code, slope, block, zeros,
-                   outside, vs, ms, tables):  # fmt: skip
+def _tiles_product(worker, size, x, table, u, start, y, pooled, streaming, code, slope, block,
+                   zeros, outside, vs, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
@@ -472,8 +495,7 @@ def _tiles_product(worker, x, table, u, start, y, pooled, streaming, code, slope
         for q in range(count):
             for c in range(0, channels, lanes):
                 _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
-        side = OUT // 2 if pooled else OUT
-        _output_addresses(y, outside, table, first, count, side, addresses)
+        _output_addresses(size, y, outside, table, first, count, pooled, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             m_row = (columns + lanes - 1) // lanes * lanes
@@ -489,11 +511,11 @@ def _tiles_product(worker, x, table, u, start, y, pooled, streaming, code, slope
             for q in range(count):
                 for j in range(0, columns, lanes):
                     _transform_output(
-                        m, q * m_row + j, m_step, start, f + j, f + j + to_floor, columns - j,
-                        addresses, q * ELEMENTS, pooled, streaming, code, slope,
+                        size, m, q * m_row + j, m_step, start, f + j, f + j + to_floor,
+                        columns - j, addresses, q * ELEMENTS, pooled, streaming, code, slope,
                     )  # fmt: skip
         if code > gemm.FLOOR:
-            _activate_tiles(y, table, first, count, code, slope)
+            _activate_tiles(size, y, table, first, count, code, slope)
         first += count
     simd.end_of_stream(y)
 
@@ -507,30 +529,32 @@ def block_steps(block, v_row, lanes):
 
 
 @kernel
-def _activate_tiles(y, table, first, count, code, slope):
+def _activate_tiles(size, y, table, first, count, code, slope):
+    out = outputs(size)
     height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL]
     step_y, step_x = table[STEP_Y], table[STEP_X]
     for tile in range(first, first + count):
         image, down, across = _place(table, tile)
         top, left = _start(table, down, across)
-        for row in range(top, min(top + OUT * step_y, height), step_y):
-            for column in range(left, min(left + OUT * step_x, width), step_x):
+        for row in range(top, min(top + out * step_y, height), step_y):
+            for column in range(left, min(left + out * step_x, width), step_x):
                 at = ((image * height + row) * width + column) * pixel
                 gemm.activate_row(y, at, table[FILTERS], code, slope)
 
 
 @parallel_kernel
-def tiles_gradient(x, table, dy, dk, block, part, split, zeros, partial, v, m, addresses):
-    """dk (3, 3, channels, filters): (segment, piece of dk) apart, then sums and G^T . G."""
+def tiles_gradient(size, x, table, dy, dk, block, part, split, zeros, partial, v, m, addresses):
+    """dk (kh, kw, channels, filters): (segment, piece of dk) apart, then sums and G^T . G."""
     for worker in prange(len(v)):
-        _tiles_gradient(np.int64(worker), x, table, dy, block, part, split, zeros, partial, v, m,
-                        addresses)  # fmt: skip
+        _tiles_gradient(np.int64(worker), size, x, table, dy, block, part, split, zeros, partial,
+                        v, m, addresses)  # fmt: skip
     for row in prange(partial.shape[1] * part):
-        _finish_kernel_grad(partial, np.int64(row), part, split, table, dk)
+        _finish_kernel_grad(size, partial, np.int64(row), part, split, table, dk)
 
 
 @kernel
-def _tiles_gradient(worker, x, table, dy, block, part, split, zeros, partials, vs, ms, tables):
+def _tiles_gradient(worker, size, x, table, dy, block, part, split, zeros, partials, vs, ms,
+                    tables):  # fmt: skip
     """One worker's share of the tasks (segment of the tiles, piece of dk)."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     all_channels, filters = table[CHANNELS], table[FILTERS]
@@ -555,12 +579,12 @@ def _tiles_gradient(worker, x, table, dy, block, part, split, zeros, partials, v
                 for c in range(0, channels, lanes):
                     _transform_input(addresses, q * ELEMENTS, c0 + c, channels - c,
                                      v, q * v_row + c, v_step)  # fmt: skip
-            _output_addresses(dy, zeros, table, first, count, OUT, addresses)
+            _output_addresses(size, dy, zeros, table, first, count, UNPOOLED, addresses)
             for q in range(count):
                 for j in range(0, columns, lanes):
                     panel = j // (2 * lanes) * (2 * lanes)
                     at = panel * count + q * min(2 * lanes, padded - panel) + j - panel
-                    _transform_output_grad(addresses, q * ELEMENTS, f + j, columns - j,
+                    _transform_output_grad(size, addresses, q * ELEMENTS, f + j, columns - j,
                                            m, at, m_step)  # fmt: skip
             for e in range(ELEMENTS):
                 gemm.block_product(
@@ -580,7 +604,7 @@ def _piece(piece, part, split, filters):
 
 
 @kernel
-def _finish_kernel_grad(partial, row, part, split, table, dk):
+def _finish_kernel_grad(size, partial, row, part, split, table, dk):
     """Add the segments of one channel of one piece up, in order, and transform the sum."""
     lanes = simd.VECTOR_BYTES // dk.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
@@ -592,11 +616,11 @@ def _finish_kernel_grad(partial, row, part, split, table, dk):
         return
     columns = min(split, filters - f0)
     step = (part + ROWS - 1) // ROWS * ROWS * split
-    segments, pieces, size = partial.shape
+    segments, pieces, sums = partial.shape
     for j in range(0, columns, lanes):
-        _transform_kernel_grad(partial, piece * size + row_of_piece * split + j, step, segments,
-                               pieces * size, dk, channel * dk_row + f0 + j, channels * dk_row,
-                               columns - j)  # fmt: skip
+        _transform_kernel_grad(size, partial, piece * sums + row_of_piece * split + j, step,
+                               segments, pieces * sums, dk, channel * dk_row + f0 + j,
+                               channels * dk_row, columns - j)  # fmt: skip
 
 
 # -- The three products ----------------------------------------------------------------------------
@@ -604,14 +628,15 @@ def _finish_kernel_grad(partial, row, part, split, table, dk):
 
 def is_defined(shape):
     """Whether this algorithm computes convolutions of this geometry."""
-    return shape.kernel_shape[:2] == (TAPS, TAPS) and shape.strides == (1, 1)
+    height, width = shape.kernel_shape[:2]
+    return height == width and height in SIZES and shape.strides == (1, 1)
 
 
 @functools.lru_cache(maxsize=256)
-def tile_starts(size, dilation):
-    """The first outputs of the tiles along an axis that has `size` of them."""
-    strips = range(0, size, dilation * OUT)  # each shared by `dilation` tiles, or as many as fit
-    return [strip + phase for strip in strips for phase in range(min(dilation, size - strip))]
+def tile_starts(length, dilation, taps):
+    """The first outputs of the tiles along an axis that has `length` of them."""
+    strips = range(0, length, dilation * (TILE + 1 - taps))  # shared by up to `dilation` tiles
+    return [strip + phase for strip in strips for phase in range(min(dilation, length - strip))]
 
 
 def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
@@ -619,36 +644,36 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
 
     With pooled_shape y has that shape and holds the maxima of 2x2 windows.
     """
-    _, _, channels, all_filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS) * channels * all_filters
+    size, _, channels, all_filters = shape.kernel_shape
+    taps = np.arange(size * size) * channels * all_filters
     filters = all_filters // shape.groups
     table = forward_table(shape, pooled_shape)
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        u = _transformed_kernel(kernel[own], taps, all_filters, 1, channels, filters)
+        u = _transformed_kernel(SIZES[size], kernel[own], taps, all_filters, 1, channels, filters)
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
-        _product(x[g * channels :], table, u, None if bias is None else bias[own], activation,
-                 y[own], int(pooled_shape is not None))  # fmt: skip
+        _product(SIZES[size], x[g * channels :], table, u, None if bias is None else bias[own],
+                 activation, y[own], int(pooled_shape is not None))  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
-    _, _, channels, all_filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
+    size, _, channels, all_filters = shape.kernel_shape
+    taps = np.arange(size * size)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
     table = input_grad_table(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        u = _transformed_kernel(kernel[own], taps, 1, all_filters, filters, channels)
-        _product(dy[own], table, u, None, None, dx[g * channels :])
+        u = _transformed_kernel(SIZES[size], kernel[own], taps, 1, all_filters, filters, channels)
+        _product(SIZES[size], dy[own], table, u, None, None, dx[g * channels :])
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
     lanes = simd.lanes(x.dtype)
-    _, _, channels, all_filters = shape.kernel_shape
+    size, _, channels, all_filters = shape.kernel_shape
     filters = all_filters // shape.groups
     table = forward_table(shape)
     tiles = int(table[TILES])
@@ -667,8 +692,8 @@ def convolve_kernel_grad(x, dy, shape, dk):
     addresses = np.empty((workers, block, ELEMENTS), np.int64)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        tiles_gradient(x[g * channels :], table, dy[own], dk[own], block, part, split, zeros,
-                       partial, v, m, addresses)  # fmt: skip
+        tiles_gradient(SIZES[size], x[g * channels :], table, dy[own], dk[own], block, part,
+                       split, zeros, partial, v, m, addresses)  # fmt: skip
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
@@ -695,7 +720,7 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, part, split
 
 
-def _product(x, table, u, bias, activation, y, pooled=0):
+def _product(size, x, table, u, bias, activation, y, pooled=0):
     """One group: x and y begin at its first channel and filter."""
     lanes = simd.lanes(x.dtype)
     channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
@@ -706,7 +731,7 @@ def _product(x, table, u, bias, activation, y, pooled=0):
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
     tiles_product(
-        x, table, u, start, y, pooled, _streaming(table, y, code), code, slope, block,
+        size, x, table, u, start, y, pooled, _streaming(table, y, code), code, slope, block,
         _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
         arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
         arena.empty((workers, ELEMENTS * m_step), x.dtype),
@@ -726,11 +751,11 @@ def _outside(filters, dtype):
     return arena.empty((max(filters + simd.lanes(dtype), arena.SMALLEST),), dtype)
 
 
-def _transformed_kernel(kernel, taps, row_step, column_step, rows, columns):
+def _transformed_kernel(size, kernel, taps, row_step, column_step, rows, columns):
     lanes = simd.lanes(kernel.dtype)
     panels = -(-columns // (2 * lanes))
     u = arena.empty((panels * ELEMENTS * panel_step(rows, lanes),), kernel.dtype)
-    transform_kernel(kernel, taps, row_step, column_step, rows, columns, u)
+    transform_kernel(size, kernel, taps, row_step, column_step, rows, columns, u)
     return u
 
 
@@ -752,7 +777,7 @@ def forward_table(shape, pooled_shape=None):
 def input_grad_table(shape):
     """The same with dy for x and dx for y."""
     pads = [
-        (TAPS - 1) * dilation - before
+        (shape.kernel_shape[0] - 1) * dilation - before
         for (before, _), dilation in zip(shape.padding, shape.dilation, strict=True)
     ]
     return _table(shape.output_shape, shape.input_shape, pads, shape)
@@ -762,7 +787,8 @@ def _table(x_shape, sum_shape, pads, shape, pooled_shape=None):
     n, h, w, c = x_shape
     _, *sums, f = sum_shape
     _, oh, ow, _ = pooled_shape or sum_shape
-    starts = [tile_starts(*axis) for axis in zip(sums, shape.dilation, strict=True)]
+    taps = shape.kernel_shape[:2]
+    starts = [tile_starts(*axis) for axis in zip(sums, shape.dilation, taps, strict=True)]
     down, across = map(len, starts)
     fields = [h, w, c, c // shape.groups, oh, ow, f, f // shape.groups, *sums, *pads,
               *shape.dilation, down, across, n * down * across]  # fmt: skip
