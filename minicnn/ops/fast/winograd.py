@@ -436,20 +436,13 @@ def panel_step(rows, lanes):
     return rows * 2 * lanes + lanes
 
 
-@parallel_kernel
-def transform_kernel(size, g, taps, row_step, column_step, rows, columns, u):
-    """u (panels, 36, rows, panel width) of g[taps[t] + row * row_step + column * column_step]."""
-    lanes = simd.VECTOR_BYTES // u.itemsize
-    for strip in prange((rows + lanes - 1) // lanes):
-        first = np.int64(strip) * lanes
-        _transform_strip(size, g, taps, row_step, column_step, first, min(lanes, rows - first),
-                         rows, columns, u)  # fmt: skip
-
-
 @kernel
-def _transform_strip(size, g, taps, row_step, column_step, first, count, rows, columns, u):
-    """Transform a strip of rows; a square of lanes x lanes is transposed if the layout asks."""
+def _transform_strip(size, g, taps, row_step, column_step, strip, rows, columns, u):
+    """u (panels, 36, rows, panel width) of g[taps[t] + row * row_step + column * column_step], for
+    a strip of rows; a square of lanes x lanes is transposed if the layout asks."""
     lanes = simd.VECTOR_BYTES // u.itemsize
+    first = strip * lanes
+    count = min(lanes, rows - first)
     line = taps.size * lanes
     square = np.zeros(lanes * line, u.dtype)
     u_step = panel_step(rows, lanes)
@@ -468,9 +461,13 @@ def _transform_strip(size, g, taps, row_step, column_step, first, count, rows, c
 
 
 @parallel_kernel
-def tiles_product(size, x, table, u, start, y, pooled, streaming, code, slope, block, zeros,
-                  outside, v, m, addresses):  # fmt: skip
-    """y = activation(x * kernel + bias), or its maxima, from the transformed kernel u."""
+def tiles_product(size, g, taps, row_step, column_step, u, x, table, start, y, pooled, streaming,
+                  code, slope, block, zeros, outside, v, m, addresses):  # fmt: skip
+    """y = activation(x * g + bias), or its maxima; the kernel is transformed first."""
+    lanes, channels = simd.VECTOR_BYTES // x.itemsize, table[CHANNELS]
+    for strip in prange((channels + lanes - 1) // lanes):
+        _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
+                         table[FILTERS], u)  # fmt: skip
     for worker in prange(len(v)):
         _tiles_product(np.int64(worker), size, x, table, u, start, y, pooled, streaming, code,
                        slope, block, zeros, outside, v, m, addresses)  # fmt: skip
@@ -651,11 +648,11 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        u = _transformed_kernel(SIZES[size], kernel[own], taps, all_filters, 1, channels, filters)
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
-        _product(SIZES[size], x[g * channels :], table, u, None if bias is None else bias[own],
-                 activation, y[own], int(pooled_shape is not None))  # fmt: skip
+        _product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], table,
+                 None if bias is None else bias[own], activation, y[own],
+                 int(pooled_shape is not None))  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -666,8 +663,8 @@ def convolve_input_grad(dy, kernel, shape, dx):
     table = input_grad_table(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        u = _transformed_kernel(SIZES[size], kernel[own], taps, 1, all_filters, filters, channels)
-        _product(SIZES[size], dy[own], table, u, None, None, dx[g * channels :])
+        _product((SIZES[size], kernel[own], taps, 1, all_filters), dy[own], table, None, None,
+                 dx[g * channels :])  # fmt: skip
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
@@ -720,8 +717,9 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, part, split
 
 
-def _product(size, x, table, u, bias, activation, y, pooled=0):
-    """One group: x and y begin at its first channel and filter."""
+def _product(right, x, table, bias, activation, y, pooled=0):
+    """One group: x and y begin at its first channel and filter; `right` are its size, kernel and
+    strides as `_transform_strip` takes them."""
     lanes = simd.lanes(x.dtype)
     channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
     workers = min(threads.count(), -(-tiles // ROWS))
@@ -730,8 +728,10 @@ def _product(size, x, table, u, bias, activation, y, pooled=0):
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
+    panels = -(-filters // (2 * lanes))
     tiles_product(
-        size, x, table, u, start, y, pooled, _streaming(table, y, code), code, slope, block,
+        *right, arena.empty((panels * ELEMENTS * panel_step(channels, lanes),), x.dtype),
+        x, table, start, y, pooled, _streaming(table, y, code), code, slope, block,
         _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
         arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
         arena.empty((workers, ELEMENTS * m_step), x.dtype),
@@ -749,14 +749,6 @@ def _streaming(table, y, code):
 def _outside(filters, dtype):
     """Where outputs outside the picture go; the arena aligns arrays of this size."""
     return arena.empty((max(filters + simd.lanes(dtype), arena.SMALLEST),), dtype)
-
-
-def _transformed_kernel(size, kernel, taps, row_step, column_step, rows, columns):
-    lanes = simd.lanes(kernel.dtype)
-    panels = -(-columns // (2 * lanes))
-    u = arena.empty((panels * ELEMENTS * panel_step(rows, lanes),), kernel.dtype)
-    transform_kernel(size, kernel, taps, row_step, column_step, rows, columns, u)
-    return u
 
 
 def _block(tiles, channels, lanes, itemsize):
