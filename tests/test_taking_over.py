@@ -185,6 +185,19 @@ TRAINED = {  # layers -> how many of them run in training, Flatten among them
     ),
     "odd, norm, pool": (lambda: [Conv2D(4, 2), BatchNormalization(), MaxPooling2D()], 4),
     "norm, pool of three": (lambda: [Conv2D(4, 3), BatchNormalization(), MaxPooling2D(3)], 4),
+    "pool": (lambda: [Conv2D(4, 3), MaxPooling2D()], 2),
+    "relu, pool": (lambda: [Conv2D(4, 3, activation="relu"), MaxPooling2D()], 2),
+    "leaky layer, padded pool": (
+        lambda: [Conv2D(4, 2, use_bias=False), LeakyReLU(0.1), MaxPooling2D(padding="same")],
+        2,
+    ),
+    "sigmoid, pool": (lambda: [Conv2D(4, 3, activation="sigmoid"), MaxPooling2D()], 2),
+    "gelu, pool": (lambda: [Conv2D(4, 3, activation="gelu"), MaxPooling2D()], 3),
+    "pool, relu": (lambda: [Conv2D(4, 3), MaxPooling2D(), ReLU()], 3),
+    "relu, pool, norm": (
+        lambda: [Conv2D(4, 3, activation="relu"), MaxPooling2D(), BatchNormalization()],
+        3,
+    ),
     "frozen norm, pool": (
         lambda: [Conv2D(4, 3), BatchNormalization(trainable=False), MaxPooling2D()],
         4,
@@ -192,10 +205,12 @@ TRAINED = {  # layers -> how many of them run in training, Flatten among them
 }
 
 
+@pytest.mark.parametrize("convolution", ["auto", "winograd"])
 @pytest.mark.parametrize("case", TRAINED)
-def test_training(case, monkeypatch):
+def test_training(case, convolution, monkeypatch):
     """Gradients through what was taken over, and the same step as with layers apart."""
     set_random_seed(3)
+    monkeypatch.setattr(config, "convolution", convolution)
     make, passes = TRAINED[case]
     model = Sequential([Input((8, 8, 2), dtype="float64"), *make(), Flatten()])
     generator = np.random.default_rng(0)

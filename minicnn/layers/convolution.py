@@ -9,6 +9,8 @@ from minicnn.layers import arguments
 from minicnn.layers.base import Layer, activation_for_above, computes_as, table
 from minicnn.ops import shapes
 
+PAIRS = (2, 2), (2, 2)  # size and strides of the windows whose maxima a convolution takes
+
 
 @table.register("Convolution2D")
 class Conv2D(Layer):
@@ -119,15 +121,22 @@ class Conv2D(Layer):
         kernel, bias, floor = ending.parameters()
         activation = None if context.logits else ending.activation
         fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
-        y = ops.conv2d(x, kernel, bias, *self._geometry, fused, floor, ending.pool)
+        index = None
+        if ending.pool and (context.training or context.keep):
+            y, index = ops.conv2d_max_pool(x, kernel, bias, *self._geometry, fused, ending.pool)
+        else:
+            y = ops.conv2d(x, kernel, bias, *self._geometry, fused, floor, ending.pool)
         after = y if fused else None
         if activation and not fused:
             y, after = activation.forward(y, context)
-        return y, (x, after, activation)
+        return y, (x, after, activation, index, ending.pool)
 
     def backward(self, dy, saved, needs_dx):
-        x, after, activation = saved
+        x, after, activation, index, pool = saved
+        # The derivative of an activation that was taken over is that at a window's winner.
         dy = self.backward_to_sum(dy, activation, after)
+        if index is not None:
+            dy = ops.max_pool2d_grad(dy, index, self.compute_output_shape(x.shape), *PAIRS, pool)
         if self.kernel.trainable:
             self.kernel.accumulate(
                 ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry)
@@ -155,7 +164,7 @@ class _Ending:
             return False
         linear = self.floor is None and self.activation == activations.get(None)
         fused = getattr(self.activation, "fused", None)
-        if predicting and layer.pair_maxima and (linear or fused or self.floor is not None):
+        if layer.pair_maxima and (linear or fused or self.floor is not None):
             self.pool = layer.pair_maxima
             return True
         if linear and getattr(layer.whole_activation, "fused", None):

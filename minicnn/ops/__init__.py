@@ -11,6 +11,7 @@ from minicnn.ops import arena, shapes
 
 NAMES = {
     "convolution": ("conv2d", "conv2d_input_grad", "conv2d_kernel_grad"),
+    "pooled_convolution": ("conv2d_max_pool",),
     "dense": ("dense", "dense_input_grad", "dense_kernel_grad", "bias_grad"),
     "pooling": (
         "max_pool2d",

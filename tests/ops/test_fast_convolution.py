@@ -10,6 +10,7 @@ from scipy.signal import correlate
 
 from minicnn import config
 from minicnn.ops.fast import convolution, dense, dense_products, few_channels
+from minicnn.ops.fast.pooled_convolution import conv2d_max_pool
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
 from minicnn.ops.shapes import conv2d_shape, resolve_padding
@@ -254,6 +255,31 @@ def test_maxima_of_windows(algorithm, activation, padding, size, taps):
     np.testing.assert_allclose(out[:2], plain, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("activation", [None, ("relu",), ("tanh",)], ids=str)
+@pytest.mark.parametrize("algorithm", ["winograd", "direct"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18)])
+@pytest.mark.parametrize("taps, groups", [(3, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_maxima_and_their_places(dtype, taps, groups, size, algorithm, activation, padding):
+    """conv2d_max_pool is conv2d and then max_pool2d, with the same first winner among equals."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((3, *size, 20)).astype(dtype)
+    x[2, size[0] - 1, size[1] - 1, 0] = np.nan
+    kernel = generator.standard_normal((taps, taps, 20 // groups, 38)).astype(dtype)
+    bias = generator.standard_normal(38).astype(dtype) - 4  # most of a ReLU's windows are all zero
+    geometry = {"padding": "same", "groups": groups, "activation": activation}
+    with config.using(convolution=algorithm):
+        y = convolution.conv2d(x, kernel, bias, **geometry)
+        expected, expected_index = max_pool2d(y, (2, 2), (2, 2), padding)
+        buffer, out = banded(np.full(expected.shape, 7, dtype), 77)
+        got, index = conv2d_max_pool(x, kernel, bias, **geometry, pool=padding, out=out)
+    assert got is out and index.dtype == expected_index.dtype
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(index, expected_index)
+    assert_bands(buffer, 77)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_nan_and_infinity_propagate(activation):
     x = np.ones((1, 5, 5, 3), np.float32)
@@ -392,7 +418,7 @@ def test_where_few_channels_are_chosen():
             (8, 16, 16, c), (kernel, kernel, c // groups, f), (strides,) * 2, "same", (1, 1), groups
         )
         with config.using(amx="off"):
-            return convolution._algorithm(shape, np.dtype(np.float32), product) is few_channels
+            return convolution.algorithm_for(shape, np.dtype(np.float32), product) is few_channels
 
     assert chosen(3, 64, convolution.FORWARD)
     assert chosen(3, 64, convolution.KERNEL_GRAD)

@@ -188,7 +188,7 @@ def test_where_it_is_chosen(monkeypatch):
         options = {"strides": (1, 1), "padding": "same", "dilation": (1, 1), "groups": 1} | change
         shape = direct.geometry((n, *size, c), (*kernel, c // options["groups"], f), **options)
         with config.using(amx="off"):  # what it changes is tested beside it
-            return convolution._algorithm(shape, np.dtype(dtype), convolution.FORWARD)
+            return convolution.algorithm_for(shape, np.dtype(dtype), convolution.FORWARD)
 
     assert chosen() is winograd
     assert chosen(np.float64) is direct

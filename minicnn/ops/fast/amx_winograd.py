@@ -124,8 +124,9 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
             for q in range(count):
                 for j in range(0, columns, HALF):
                     winograd._transform_output(SIZE, m, q * group + j, m_step, start, f + j,
-                                               f + j, columns - j, addresses, q * ELEMENTS, 0, 0,
-                                               code, slope)  # fmt: skip
+                                               f + j, columns - j, addresses, q * ELEMENTS,
+                                               winograd.UNPOOLED, winograd.NO_PLACES, 0, code,
+                                               slope)  # fmt: skip
         if code > gemm.FLOOR:
             winograd._activate_tiles(SIZE, y, table, first, count, code, slope)
         first += count

@@ -3,7 +3,7 @@
     y[n, i, j, f] = activation(bias[f] + sum over a, b, c of
                                x[n, i s + a d - top, j s + b d - left, c] kernel[a, b, c, f])
 
-This is the one place where an algorithm is chosen for a shape: see `_algorithm`.
+This is the one place where an algorithm is chosen for a shape: see `algorithm_for`.
 """
 
 import numpy as np
@@ -33,6 +33,7 @@ LARGE_KERNEL = 1 << 17
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `few_channels`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
+WINDOWS = (2, 2), (2, 2)  # size and strides of those that conv2d pools itself
 WITH_FLOORS = (winograd, direct, few_channels)  # bound their sums in the pass that writes them
 
 
@@ -57,13 +58,12 @@ def conv2d(
     """
     dtype = operands.float_type("x", x)
     shape = geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    filters, algorithm = shape.kernel_shape[3], _algorithm(shape, dtype, FORWARD)
+    filters, algorithm = shape.kernel_shape[3], algorithm_for(shape, dtype, FORWARD)
     if floor is not None:
         shapes.check_one_of_activation_and_floor(activation)
-    simple = activation is None or activation[0] in ("relu", "leaky_relu")
-    if pool is not None and not (algorithm is winograd and shape.dilation == (1, 1) and simple):
+    if pool is not None and not pools_itself(algorithm, shape, activation):
         y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation, floor)
-        return max_pool2d(y, (2, 2), (2, 2), pool, out)[0]
+        return max_pool2d(y, *WINDOWS, pool, out)[0]
     y_shape = shape.output_shape if pool is None else shapes.pooled_shape(shape.output_shape, pool)
     y = operands.output(out, y_shape, dtype)
     if bias is not None:
@@ -81,6 +81,12 @@ def conv2d(
     if floor is not None:
         raise_to(y.reshape(-1, filters), floor)
     return y
+
+
+def pools_itself(algorithm, shape, activation):
+    """Whether the algorithm can take the maxima of 2x2 windows while they are in registers."""
+    simple = activation is None or activation[0] in ("relu", "leaky_relu")
+    return algorithm is winograd and shape.dilation == (1, 1) and simple
 
 
 @parallel_kernel
@@ -108,7 +114,7 @@ def conv2d_input_grad(
     dx = operands.output(out, shape.input_shape, dtype)
     if dx.size:
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        algorithm = _algorithm(shape, dtype, INPUT_GRAD)
+        algorithm = algorithm_for(shape, dtype, INPUT_GRAD)
         algorithm.convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
     return dx
 
@@ -132,12 +138,12 @@ def conv2d_kernel_grad(
         dkernel.fill(0)
     elif dkernel.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
-        algorithm = _algorithm(shape, dtype, KERNEL_GRAD)
+        algorithm = algorithm_for(shape, dtype, KERNEL_GRAD)
         algorithm.convolve_kernel_grad(x, dy, shape, dkernel.reshape(-1))
     return dkernel
 
 
-def _algorithm(shape, dtype, product):
+def algorithm_for(shape, dtype, product):
     """What computes one of the three products of this shape, as `config.convolution` allows."""
     _, _, per_group, filters = shape.kernel_shape
     if per_group == 1 and filters == shape.groups > 1:
@@ -145,7 +151,7 @@ def _algorithm(shape, dtype, product):
     if shape.groups > 1:
         together, wide = grouped.merged(shape)
         if together > 1:
-            return grouped.Merged(together, wide, _algorithm(wide, dtype, product))
+            return grouped.Merged(together, wide, algorithm_for(wide, dtype, product))
     allowed = config.convolution != "direct" and winograd.is_defined(shape)
     forced = config.convolution == "winograd"
     pays = allowed and (forced or (dtype == np.float32 and _pays(shape)))

@@ -46,6 +46,7 @@ from minicnn.ops import arena
 from minicnn.ops.fast import gemm, simd, threads
 from minicnn.ops.fast.gemm import ROWS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.fast.pooling import first_wins
 
 POINTS = (0, Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))  # and infinity
 TILE = 6  # pixels of a tile per axis, as many as points
@@ -281,10 +282,11 @@ def _transform_kernel_grad(
 
 @simd.vector_intrinsic
 def _transform_output(
-    v, size, m, m0, element_step, start, channel, floor0, count, table, table0, pooled, streaming,
-    code, slope,
+    v, size, m, m0, element_step, start, channel, floor0, count, table, table0, pooled, index,
+    streaming, code, slope,
 ):  # fmt: skip
-    """Y = A^T m A + bias, then the activation if it is a rectifier, then the maxima if `pooled`."""
+    """Y = A^T m A + bias, then the activation if it is a rectifier, then the maxima if `pooled`,
+    and the winners' places if it is WITH_PLACES; `index` only tells their type."""
     builder, out = v.builder, TILE + 1 - size
     tile = [
         [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for j in range(TILE)]
@@ -299,12 +301,24 @@ def _transform_output(
     def store(tile):
         with builder.if_else(builder.icmp_signed("!=", pooled, v.integer(0))) as (yes, no):
             with yes:
-                maxima = _maxima(v, tile, entry(ROWS_INSIDE), entry(COLUMNS_INSIDE))
-                places = [[v.at_address(entry(i * out // 2 + j)) for j in range(out // 2)]
-                          for i in range(out // 2)]  # fmt: skip
-                _store_whole_or_first(
-                    v, maxima, lambda i, j: (places[i][j], channel), count, streaming
-                )
+                inside, side = (entry(ROWS_INSIDE), entry(COLUMNS_INSIDE)), out // 2
+                cells = [(i, j) for i in range(side) for j in range(side)]
+                places = {(i, j): v.at_address(entry(i * side + j)) for i, j in cells}
+                with_places = builder.icmp_signed("==", pooled, v.integer(WITH_PLACES))
+                with builder.if_else(with_places) as (training, predicting):
+                    with training:
+                        maxima, winners = _maxima(v, tile, *inside)
+                        for i, j in cells:
+                            address = entry(PLACES + i * side + j)
+                            _store_numbers(v, winners[i][j], address, index, channel, count)
+                        _store_whole_or_first(
+                            v, maxima, lambda i, j: (places[i, j], channel), count, streaming
+                        )
+                    with predicting:
+                        maxima, _ = _maxima(v, tile, *inside)
+                        _store_whole_or_first(
+                            v, maxima, lambda i, j: (places[i, j], channel), count, streaming
+                        )
             with no:
                 _store_whole_or_first(
                     v, tile, lambda i, j: (v.at_address(entry(i * out + j)), channel), count,
@@ -320,13 +334,13 @@ def _transform_output(
 
 
 def _maxima(v, tile, rows, columns):
-    """The maxima of 2x2 windows of a tile, of which `rows` x `columns` lie inside the picture."""
+    """The first maxima of 2x2 windows of a tile, of which `rows` x `columns` lie inside the
+    picture, and their places in their windows; what is not used costs nothing."""
 
     def larger(a, b, inside):
-        """NaN is larger than everything; what lies outside does not count."""
-        found = v.where_less(a, b, b, a)
-        found = v.builder.select(v.builder.fcmp_unordered("uno", b, b), b, found)
-        return v.builder.select(inside, found, a)
+        """Of two pairs of value and place; what lies outside does not count."""
+        wins, select = first_wins(v, a[0], b[0]), v.builder.select
+        return [select(inside, select(wins, y, x), x) for x, y in zip(a, b, strict=True)]
 
     def halved(pairs, count):
         return [
@@ -335,9 +349,24 @@ def _maxima(v, tile, rows, columns):
             for i, pair in enumerate(pairs)
         ]  # fmt: skip
 
-    columns_first = transposed(tile)
+    numbered = [
+        [(value, v.number(v.integer(i % 2 * 2 + j % 2))) for j, value in enumerate(row)]
+        for i, row in enumerate(tile)
+    ]
+    columns_first = transposed(numbered)
     narrow = transposed(halved(zip(columns_first[::2], columns_first[1::2], strict=True), columns))
-    return halved(zip(narrow[::2], narrow[1::2], strict=True), rows)
+    largest = halved(zip(narrow[::2], narrow[1::2], strict=True), rows)
+    return [[[pair[k] for pair in row] for row in largest] for k in range(2)]
+
+
+def _store_numbers(v, value, address, index, channel, count):
+    target = v.builder.inttoptr(address, index.type)
+    whole = v.builder.icmp_signed(">=", count, v.integer(v.lanes))
+    with v.builder.if_else(whole) as (then, otherwise):
+        with then:
+            v.store_numbers(value, target, channel)
+        with otherwise:
+            v.store_numbers(value, target, channel, count)
 
 
 # -- Kernels ---------------------------------------------------------------------------------------
@@ -350,8 +379,10 @@ def _maxima(v, tile, rows, columns):
  TOP, LEFT, STEP_Y, STEP_X, TILES_DOWN, TILES_ACROSS, TILES, STARTS) = range(18)  # fmt: skip
 
 # Behind the addresses of the at most 2x2 outputs of a pooled tile: how much of it lies inside.
-ROWS_INSIDE, COLUMNS_INSIDE = 4, 5
-UNPOOLED = 0  # for arguments of kernels, as in `gemm.py`
+# Then, from PLACES on, where the winners' places go.
+ROWS_INSIDE, COLUMNS_INSIDE, PLACES = 4, 5, 6
+UNPOOLED, POOLED, WITH_PLACES = range(3)
+NO_PLACES = np.empty(0, np.uint8)
 
 
 @kernel
@@ -431,6 +462,17 @@ def _output_addresses(size, y, outside, table, first, count, pooled, addresses):
 
 
 @kernel
+def _place_addresses(size, y, index, outside, count, addresses):
+    """addresses[q, PLACES + k] in `index` of output k of a pooled tile, as that in y."""
+    for q in range(count):
+        for k in range((outputs(size) // 2) ** 2):
+            there = addresses[q, k]
+            if there != outside.ctypes.data:
+                there = index.ctypes.data + (there - y.ctypes.data) // y.itemsize
+            addresses[q, PLACES + k] = there
+
+
+@kernel
 def panel_step(rows, lanes):
     """Distance of the 36 elements in a panel of u, an odd number of vectors as in `block_steps`."""
     return rows * 2 * lanes + lanes
@@ -461,21 +503,21 @@ def _transform_strip(size, g, taps, row_step, column_step, strip, rows, columns,
 
 
 @parallel_kernel
-def tiles_product(size, g, taps, row_step, column_step, u, x, table, start, y, pooled, streaming,
-                  code, slope, block, zeros, outside, v, m, addresses):  # fmt: skip
+def tiles_product(size, g, taps, row_step, column_step, u, x, table, start, y, pooled, index,
+                  streaming, code, slope, block, zeros, outside, v, m, addresses):  # fmt: skip
     """y = activation(x * g + bias), or its maxima; the kernel is transformed first."""
     lanes, channels = simd.VECTOR_BYTES // x.itemsize, table[CHANNELS]
     for strip in prange((channels + lanes - 1) // lanes):
         _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
                          table[FILTERS], u)  # fmt: skip
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), size, x, table, u, start, y, pooled, streaming, code,
-                       slope, block, zeros, outside, v, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), size, x, table, u, start, y, pooled, index, streaming,
+                       code, slope, block, zeros, outside, v, m, addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, size, x, table, u, start, y, pooled, streaming, code, slope, block,
-                   zeros, outside, vs, ms, tables):  # fmt: skip
+def _tiles_product(worker, size, x, table, u, start, y, pooled, index, streaming, code, slope,
+                   block, zeros, outside, vs, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
@@ -493,6 +535,8 @@ def _tiles_product(worker, size, x, table, u, start, y, pooled, streaming, code,
             for c in range(0, channels, lanes):
                 _transform_input(addresses, q * ELEMENTS, c, channels - c, v, q * v_row + c, v_step)
         _output_addresses(size, y, outside, table, first, count, pooled, addresses)
+        if pooled == WITH_PLACES:
+            _place_addresses(size, y, index, outside, count, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             m_row = (columns + lanes - 1) // lanes * lanes
@@ -509,7 +553,8 @@ def _tiles_product(worker, size, x, table, u, start, y, pooled, streaming, code,
                 for j in range(0, columns, lanes):
                     _transform_output(
                         size, m, q * m_row + j, m_step, start, f + j, f + j + to_floor,
-                        columns - j, addresses, q * ELEMENTS, pooled, streaming, code, slope,
+                        columns - j, addresses, q * ELEMENTS, pooled, index, streaming, code,
+                        slope,
                     )  # fmt: skip
         if code > gemm.FLOOR:
             _activate_tiles(size, y, table, first, count, code, slope)
@@ -636,23 +681,25 @@ def tile_starts(length, dilation, taps):
     return [strip + phase for strip in strips for phase in range(min(dilation, length - strip))]
 
 
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None):
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None):
     """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None.
 
-    With pooled_shape y has that shape and holds the maxima of 2x2 windows.
+    With pooled_shape y has that shape and holds the maxima of 2x2 windows, and `index`, if given,
+    their places in them.
     """
     size, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(size * size) * channels * all_filters
     filters = all_filters // shape.groups
     table = forward_table(shape, pooled_shape)
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
+    pooled = UNPOOLED if pooled_shape is None else POOLED if index is None else WITH_PLACES
     for g in range(shape.groups):
         own = slice(g * filters, None)
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
         _product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], table,
                  None if bias is None else bias[own], activation, y[own],
-                 int(pooled_shape is not None))  # fmt: skip
+                 pooled, NO_PLACES if index is None else index[own])  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -717,7 +764,7 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, part, split
 
 
-def _product(right, x, table, bias, activation, y, pooled=0):
+def _product(right, x, table, bias, activation, y, pooled=UNPOOLED, index=NO_PLACES):
     """One group: x and y begin at its first channel and filter; `right` are its size, kernel and
     strides as `_transform_strip` takes them."""
     lanes = simd.lanes(x.dtype)
@@ -731,7 +778,7 @@ def _product(right, x, table, bias, activation, y, pooled=0):
     panels = -(-filters // (2 * lanes))
     tiles_product(
         *right, arena.empty((panels * ELEMENTS * panel_step(channels, lanes),), x.dtype),
-        x, table, start, y, pooled, _streaming(table, y, code), code, slope, block,
+        x, table, start, y, pooled, index, _streaming(table, y, code), code, slope, block,
         _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
         arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
         arena.empty((workers, ELEMENTS * m_step), x.dtype),
