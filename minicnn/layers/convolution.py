@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from minicnn import activations, constraints, initializers, ops, regularizers
+from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, activation_for_above, computes_as, table
 from minicnn.ops import shapes
@@ -133,10 +134,15 @@ class Conv2D(Layer):
 
     def backward(self, dy, saved, needs_dx):
         x, after, activation, index, pool = saved
-        # The derivative of an activation that was taken over is that at a window's winner.
-        dy = self.backward_to_sum(dy, activation, after)
         if index is not None:
-            dy = ops.max_pool2d_grad(dy, index, self.compute_output_shape(x.shape), *PAIRS, pool)
+            windows = self.compute_output_shape(x.shape), *PAIRS, pool
+            if after is None:
+                dz = ops.max_pool2d_grad(dy, index, *windows), ops.bias_grad(dy)
+            else:
+                spec = activation.spec
+                dz = ops.max_pool2d_activation_grad(dy, index, after, spec, *windows)
+            dy = GradientOfSum(*dz)
+        dy = self.backward_to_sum(dy, activation, after)
         if self.kernel.trainable:
             self.kernel.accumulate(
                 ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry)

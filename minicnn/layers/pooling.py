@@ -66,10 +66,10 @@ class MaxPooling2D(_WindowPooling):
             return None
         if not below:
             return ops.max_pool2d_grad(dy, index, input_shape, *self._geometry)
-        # y is the activation's value at the one place that dy goes to
-        dy, sums = ops.activate_bias_grad(dy, y, below)
-        dz = ops.max_pool2d_grad(dy, index, input_shape, *self._geometry)
-        return GradientOfSum(dz, sums)
+        gradients = ops.max_pool2d_activation_grad(
+            dy, index, y, below, input_shape, *self._geometry
+        )
+        return GradientOfSum(*gradients)
 
 
 @table.register("AvgPool2D", "AvgPool")

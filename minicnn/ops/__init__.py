@@ -16,6 +16,7 @@ NAMES = {
     "pooling": (
         "max_pool2d",
         "max_pool2d_grad",
+        "max_pool2d_activation_grad",
         "average_pool2d",
         "average_pool2d_grad",
         "global_average_pool2d",

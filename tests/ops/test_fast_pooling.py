@@ -59,6 +59,30 @@ def test_max_pool(agree, pooling, dtype, seed):
 
 
 @quick
+@given(
+    pooling=st.one_of(poolings(), tilings()),
+    dtype=dtypes,
+    seed=st.integers(0, 99),
+    activation=st.sampled_from([("relu",), ("leaky_relu", 0.25), ("tanh",)]),
+)
+def test_max_pool_above_an_activation(agree, pooling, dtype, seed, activation):
+    shape, *arguments = pooling
+    y, index = reference.max_pool2d(ties(shape, dtype, seed), *arguments)
+    if activation == ("relu",):
+        y = np.maximum(y, 0)
+    agree(
+        lambda dy, out=None: fast.max_pool2d_activation_grad(
+            dy, index, y, activation, shape, *arguments, out
+        ),
+        lambda dy: reference.max_pool2d_activation_grad(
+            dy, index, y, activation, shape, *arguments
+        ),
+        ties(y.shape, dtype, seed + 2),
+        tolerance=1e-6 if dtype == np.float32 else 1e-14,
+    )
+
+
+@quick
 @given(pooling=poolings(), dtype=dtypes, seed=st.integers(0, 99))
 def test_average_pool(agree, pooling, dtype, seed):
     shape, *arguments = pooling

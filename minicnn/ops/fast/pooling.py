@@ -18,9 +18,13 @@ from numba import prange
 
 from minicnn.ops import arena
 from minicnn.ops.fast import simd
+from minicnn.ops.fast.channel_sums import Rows, add_rows, fold_sums
+from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.shapes import pool2d_shape, pool_padding, window_index_dtype
+
+ORIGIN = 0  # for arguments of kernels, see gemm.py
 
 
 class Windows:
@@ -333,6 +337,59 @@ def max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out=Non
         max_grad_rows(dy, index, *windows.covering, *windows.output_shape[1:3], *strides,
                       *windows.integers, *to)  # fmt: skip
     return dx
+
+
+@parallel_kernel
+def max_grad_rectified(dy, index, y, slope, down, across, h, w, c, kw, dx, streaming, rows, sums,
+                       total):  # fmt: skip
+    """`max_grad_tiles` for dy times slope where y <= 0, and total (1, c) = the sum of that."""
+    oh, ow, width = len(down), len(across), sums.shape[2]
+    covered, line = down[oh - 1, 0] + down[oh - 1, 2], ow * c
+    for number in prange(len(sums)):
+        b = np.int64(number)
+        sums[b] = 0
+        g, group = np.empty(line, dy.dtype), np.empty(width, dy.dtype)
+        for at in range(b * rows * width, min((b + 1) * rows * width, dy.size), line):
+            row = at // line
+            i, start = row % oh, row // oh * h * w * c
+            rectify(dy[at : at + line], y[at : at + line], slope, g)
+            add_rows(g, ORIGIN, line, sums[b, 0], group)
+            spread_row(g, index[at : at + line], ORIGIN, down[i], across, w, c, kw, dx, start,
+                       streaming)  # fmt: skip
+            if i == oh - 1:
+                dx[start + covered * w * c : start + h * w * c] = 0
+    fold_sums(sums, total)
+    simd.end_of_stream(dx)
+
+
+@kernel
+def rectify(dy, y, slope, g):
+    for k in range(g.size):
+        g[k] = dy[k] * slope if y[k] <= 0 else dy[k]
+
+
+def max_pool2d_activation_grad(
+    dy, index, y, activation, input_shape, pool_size, strides, padding, out=None
+):
+    """dz (n, h, w, c) and its sum (c,), where y = max_pool2d(activation(z)).
+
+    `max_pool2d_grad` and the derivative of an activation that follows from its value: that is y
+    where dy goes to.
+    """
+    dtype, windows = float_type("dy", dy), Windows(input_shape, pool_size, strides, padding)
+    rectifier = activation[0] in ("relu", "leaky_relu")
+    if not (rectifier and windows.pool_size == tuple(strides) and dy.size):
+        dy, total = activate_bias_grad(dy, y, activation)
+        return max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out), total
+    dx, shape = output(out, windows.input_shape, dtype), windows.output_shape
+    cut, total = Rows(shape, run=shape[2]), np.empty((1, shape[3]))
+    _, numbers = resolve(activation, dtype)
+    max_grad_rectified(
+        flat("dy", dy, shape, dtype), flat("index", index, shape, window_index_dtype(pool_size)),
+        flat("y", y, shape, dtype), numbers[0] if numbers else dtype.type(0), *windows.tables,
+        *windows.integers, dx.reshape(-1), _streaming(dx), cut.rows, cut.partial_sums(1), total,
+    )  # fmt: skip
+    return dx, total[0].astype(dtype)
 
 
 def _streaming(dx):

@@ -12,6 +12,7 @@ and dx = col2im(dW), because a pixel may lie in several windows.
 import numpy as np
 
 from minicnn.ops.reference.convolution import col2im, im2col
+from minicnn.ops.reference.elementwise import activate_bias_grad
 from minicnn.ops.reference.output import deliver
 from minicnn.ops.shapes import pool_padding, window_index_dtype
 
@@ -46,6 +47,18 @@ def max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out=Non
     np.put_along_axis(cells, index[:, :, :, None].astype(np.intp), dy[:, :, :, None], axis=3)
     dwindows = cells.reshape(n, oh, ow, *pool_size, c)
     return deliver(col2im(dwindows, input_shape, strides, padding), dy.dtype, out)
+
+
+def max_pool2d_activation_grad(
+    dy, index, y, activation, input_shape, pool_size, strides, padding, out=None
+):
+    """dz (n, h, w, c) and its sum (c,), where y = max_pool2d(activation(z)).
+
+    `max_pool2d_grad` and the derivative of an activation that follows from its value: that is y
+    where dy goes to.
+    """
+    dy, total = activate_bias_grad(dy, y, activation)
+    return max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out), total
 
 
 def average_pool2d(x, pool_size, strides, padding, out=None):
