@@ -34,7 +34,7 @@ LARGE_KERNEL = 1 << 17
 # 16 to 16 channels takes 1.8 ms and 1.5 by `few_channels`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
 WINDOWS = (2, 2), (2, 2)  # size and strides of those that conv2d pools itself
-WITH_FLOORS = (winograd, direct, few_channels)  # bound their sums in the pass that writes them
+WITH_FLOORS = (winograd, direct, few_channels, depthwise)
 
 
 def conv2d(

@@ -5,261 +5,148 @@
     dK[t, c] = sum over o of x[i(o, t), c] dy[o, c]
 
 o, i     pixel of the output, of the input;  i = o stride + t dilation - before, per axis
-reach    for each pixel of one side, along one axis: which taps meet a pixel of the other side
-run      output columns side by side that see the same taps: one picture's interior, at stride 1
+s        a plane (planes.py): one vector of channels of some rows of x
 
 Design. No channel is ever added to another, so there is no matrix product: the only work is
-a * b + c on vectors of channels. BLOCK columns of a run stay in registers while the taps pass, so
-that a tap costs one load of the kernel and one of x per column; the last block of a run overlaps
-the one before it. Which taps count at a column is looked up in a table of runs, so that pictures'
-edges, strides and dilation need no code, and both directions are one kernel. For dK, whose sums are
-as many as there are taps, registers gained nothing.
+a * b + c on vectors of channels. Some columns of a row of y stay in registers while the taps pass,
+so that a tap costs one load of the kernel and one of s per column; the last columns of a row
+overlap those before them. For dK, TAPS taps stay in registers while the pixels of a band pass.
 """
 
-import functools
-
-import numpy as np
-from numba import prange
 from numba.core import cgutils
 
-from minicnn.ops import arena
-from minicnn.ops.fast import gemm, simd, threads
-from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.fast import gemm, planes, simd
+from minicnn.ops.fast.jit import kernel
 
-SEGMENTS = 16  # of the sum for dK; fixed, so that the number of threads changes no bit
-
-FIRST_TAP, TAPS, FIRST_PIXEL, TAP_STEP, PIXEL_STEP = range(5)
+COLUMNS = 14, 8, 4, 1  # of tiles; with a vector of the kernel and one of s they fit 16 registers
+TAPS = 9  # of a tile for dK: all of a 3x3 kernel
 
 
-BLOCK = 8  # columns in registers
+def _row_tile(columns):
+    """Intrinsic: `columns` neighbours in a row of y, one vector of channels."""
 
-
-def _columns(block):
-    """Intrinsic: `block` columns of y, all taps, one vector of channels."""
-
-    def write(v, x, x0, x_row, x_tap, x_step, rows, taps, kernel, k0, k_row, k_tap, start,
-              y, y0, y_step, channel, count):  # fmt: skip
-        """y[j] = start + sum over a, b of x[x0 + a x_row + b x_tap + j x_step] kernel[...]."""
+    def write(v, s, s0, taps, t0, count, kernel, k0, start, channel, floor0, y, y0, y_step, left,
+              code, slope, streaming):  # fmt: skip
+        """y[j] = start + sum over t of s[s0 + taps[t] + j] kernel[t], then a rectifier."""
         builder = v.builder
-        sums = [cgutils.alloca_once(builder, v.type) for _ in range(block)]
-
-        def compute(load, store):
-            first = load(start, channel)
-            for total in sums:
-                builder.store(first, total)
-            with v.count_up(rows) as (a, _):
-                x_at = builder.add(builder.add(x0, channel), builder.mul(a, x_row))
-                k_at = builder.add(builder.add(k0, channel), builder.mul(a, k_row))
-                with v.count_up(taps) as (b, _):
-                    weight = load(kernel, builder.add(k_at, builder.mul(b, k_tap)))
-                    here = builder.add(x_at, builder.mul(b, x_tap))
-                    for j, total in enumerate(sums):
-                        value = load(x, v.offset(here, (x_step, j)))
-                        builder.store(v.multiply_add(value, weight, builder.load(total)), total)
+        first = v.load(start, channel)
+        sums = [cgutils.alloca_once(builder, v.type) for _ in range(columns)]
+        for total in sums:
+            builder.store(first, total)
+        with v.count_up(count) as (t, _):
+            here = builder.add(s0, v.load_integer(taps, builder.add(t0, t)))
+            weight = v.load(kernel, v.offset(k0, (t, v.lanes)))
             for j, total in enumerate(sums):
-                store(builder.load(total), y, v.offset(builder.add(y0, channel), (y_step, j)))
-
-        v.whole_or_first(count, compute)
+                value = v.load(s, builder.add(here, v.integer(j * v.lanes)))
+                builder.store(v.multiply_add(value, weight, builder.load(total)), total)
+        finish_row(v, sums, start, floor0, y, y0, y_step, left, code, slope, streaming)
 
     return simd.vector_intrinsic(write)
 
 
-_one_column, _block_of_columns = _columns(1), _columns(BLOCK)
+def finish_row(v, sums, start, floor0, y, y0, y_step, left, code, slope, streaming):
+    """The rectifier, if there is one, then the first `left` lanes of each sum to y."""
+    builder = v.builder
+    with builder.if_then(gemm.is_rectifier(v, code)):
+        change = gemm.rectified(v, code, slope, start, floor0)
+        for total in sums:
+            builder.store(change(builder.load(total)), total)
+
+    def finish(store):
+        for j, total in enumerate(sums):
+            store(builder.load(total), y, v.offset(y0, (y_step, j)))
+
+    with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
+        with yes:
+            finish(v.stream)
+        with no:
+            v.whole_or_first(left, lambda load, store: finish(store))
+
+
+_columns_14, _columns_8, _columns_4, _one_column = map(_row_tile, COLUMNS)
+
+
+@kernel
+def _product_row(s, s0, lanes, taps, t0, count, kernel, k0, start, channel, y, y0, y_step, width,
+                 left, code, slope, streaming):  # fmt: skip
+    floor0 = channel + (start.size // 2 if code == gemm.FLOOR else 0)  # see gemm.start_vector
+    column = 0
+    while column < width:
+        rest = width - column
+        if rest >= COLUMNS[0]:
+            _columns_14(s, s0 + column * lanes, taps, t0, count, kernel, k0, start, channel, floor0,
+                        y, y0 + column * y_step, y_step, left, code, slope, streaming)  # fmt: skip
+            column += COLUMNS[0]
+        elif rest > COLUMNS[2] and width >= COLUMNS[1]:
+            column = min(column, width - COLUMNS[1])
+            _columns_8(s, s0 + column * lanes, taps, t0, count, kernel, k0, start, channel, floor0,
+                       y, y0 + column * y_step, y_step, left, code, slope, streaming)  # fmt: skip
+            column += COLUMNS[1]
+        elif width >= COLUMNS[2]:
+            column = min(column, width - COLUMNS[2])
+            _columns_4(s, s0 + column * lanes, taps, t0, count, kernel, k0, start, channel, floor0,
+                       y, y0 + column * y_step, y_step, left, code, slope, streaming)  # fmt: skip
+            column += COLUMNS[2]
+        else:
+            _one_column(s, s0 + column * lanes, taps, t0, count, kernel, k0, start, channel, floor0,
+                        y, y0 + column * y_step, y_step, left, code, slope, streaming)  # fmt: skip
+            column += 1
 
 
 @simd.vector_intrinsic
-def multiply_add_run(v, sums, sums0, x, x0, y, y0, count):
-    """sums[sums0 : +count] += x[x0 : +count] * y[y0 : +count]; touches nothing else."""
+def _tap_tile(v, s, s_row, taps, t0, rows, columns, dy, dy0, dy_step, left, sums, sums0, x, ahead,
+              ahead_count, dy_ahead, dy_ahead_count):  # fmt: skip
+    """sums[t] += sum over rows and columns of s[taps[t] + pixel] dy[pixel], for TAPS taps.
+
+    With every row, some vectors of x and dy are fetched that are needed later.
+    """
     builder = v.builder
-    whole = builder.and_(count, v.integer(-v.lanes))
-    with v.count_up(whole, v.lanes) as (i, _):
-        at = builder.add(sums0, i)
-        product = (v.load(x, builder.add(x0, i)), v.load(y, builder.add(y0, i)))
-        v.store(v.multiply_add(*product, v.load(sums, at)), sums, at)
-    rest = builder.sub(count, whole)
-    with builder.if_then(builder.icmp_signed(">", rest, v.integer(0))):
-        parts = [
-            v.load_first(array, builder.add(first, whole), rest)
-            for array, first in ((x, x0), (y, y0), (sums, sums0))
-        ]
-        v.store_first(v.multiply_add(*parts), sums, builder.add(sums0, whole), rest)
+    offsets = [v.load_integer(taps, builder.add(t0, v.integer(i))) for i in range(TAPS)]
+    places = [builder.add(sums0, v.integer(i * v.lanes)) for i in range(TAPS)]
+    totals = [cgutils.alloca_once(builder, v.type) for _ in range(TAPS)]
+
+    def compute(load, store):
+        for total, place in zip(totals, places, strict=True):
+            builder.store(v.load(sums, place), total)
+        with v.count_up(rows) as (row, _):
+            v.prefetch(x, v.offset(ahead, (builder.mul(row, ahead_count), v.lanes)), ahead_count)
+            dy_next = v.offset(dy_ahead, (builder.mul(row, dy_ahead_count), v.lanes))
+            v.prefetch(dy, dy_next, dy_ahead_count)
+            there = builder.add(dy0, builder.mul(builder.mul(row, columns), dy_step))
+            with v.count_up(columns) as (j, _):
+                factor = load(dy, builder.add(there, builder.mul(j, dy_step)))
+                pixel = v.offset(builder.mul(row, s_row), (j, v.lanes))
+                for total, offset in zip(totals, offsets, strict=True):
+                    value = v.load(s, builder.add(pixel, offset))
+                    builder.store(v.multiply_add(value, factor, builder.load(total)), total)
+        for total, place in zip(totals, places, strict=True):
+            v.store(builder.load(total), sums, place)
+
+    v.whole_or_first(left, compute)
 
 
-def _reach(pixels):
-    """Table (pixels, 5) from a list of (tap, pixel of the other side) for each pixel.
-
-    Such a list is an arithmetic progression, and its steps are the same at all pixels.
-    """
-    steps = (1, 0)
-    for meetings in pixels:
-        if len(meetings) > 1:
-            (tap, other), (next_tap, next_other) = meetings[:2]
-            steps = next_tap - tap, next_other - other
-    table = np.zeros((len(pixels), 5), np.int64)
-    for row, meetings in zip(table, pixels, strict=True):
-        if meetings:
-            row[:] = meetings[0][0], len(meetings), meetings[0][1], *steps
-    return table
+_products = planes.products(_product_row)
+_gradients = planes.gradients(TAPS, _tap_tile)
 
 
-def _runs(reach, stride):
-    """Table (runs, 9): first column, columns, their distance, then FIRST_TAP .. PIXEL_STEP of the
-    first, and how far the pixel moves from column to column.
-
-    Columns `stride` apart meet the same taps (in dx; in y neighbours do).
-    """
-    runs = []
-    for phase in range(stride):
-        columns = list(range(phase, len(reach), stride))
-        while columns:
-            first, run = columns[0], [columns[0]]
-            move = 0
-            for column in columns[1:]:
-                same = (reach[column, [FIRST_TAP, TAPS]] == reach[first, [FIRST_TAP, TAPS]]).all()
-                step = reach[column, FIRST_PIXEL] - reach[run[-1], FIRST_PIXEL]
-                if not same or (len(run) > 1 and step != move):
-                    break
-                move = step
-                run.append(column)
-            columns = columns[len(run) :]
-            runs.append([first, len(run), stride, *reach[first], move])
-    return np.array(runs, np.int64)
-
-
-@functools.lru_cache(maxsize=256)
-def _reaches(shape):
-    """(reach along y, reach along x, runs along x) of the output's pixels and of the input's."""
-    forward, backward = [], []
-    for axis in range(2):
-        size, out_size = shape.input_shape[1 + axis], shape.output_shape[1 + axis]
-        stride, rate = shape.strides[axis], shape.dilation[axis]
-        seen, seeing = [[] for _ in range(out_size)], [[] for _ in range(size)]
-        for o in range(out_size):
-            for t in range(shape.kernel_shape[axis]):
-                i = o * stride + t * rate - shape.padding[axis][0]
-                if 0 <= i < size:
-                    seen[o].append((t, i))
-                    seeing[i].append((t, o))
-        forward.append(_reach(seen))
-        backward.append(_reach([sorted(taps) for taps in seeing]))
-    forward.append(_runs(forward[1], 1))
-    backward.append(_runs(backward[1], shape.strides[1]))
-    return forward, backward
-
-
-@parallel_kernel
-def _product(x, images, height, width, channels, kernel, kernel_width, start, reach_y, runs,
-             columns, y, code, slope, workers):  # fmt: skip
-    rows = images * len(reach_y)
-    for worker in prange(workers):
-        first, last = gemm.share(np.int64(worker), workers, rows)
-        for row in range(first, last):
-            image, line = divmod(row, len(reach_y))
-            at = row * columns * channels
-            _product_row(x, image * height, width, channels, kernel, kernel_width, start,
-                         reach_y[line], runs, y, at)  # fmt: skip
-            if code != gemm.LINEAR:
-                gemm.activate_row(y, at, columns * channels, code, slope)
-
-
-@kernel
-def _product_row(x, first_row, width, channels, kernel, kernel_width, start, reach_y, runs, y, at):
-    lanes = simd.VECTOR_BYTES // x.itemsize
-    top = (first_row + reach_y[FIRST_PIXEL]) * width
-    x_row = reach_y[PIXEL_STEP] * width * channels
-    k_row = reach_y[TAP_STEP] * kernel_width * channels
-    for number in range(len(runs)):
-        first, length, step = runs[number, 0], runs[number, 1], runs[number, 2]
-        reach, move = runs[number, 3:8], runs[number, 8]
-        x0 = (top + reach[FIRST_PIXEL]) * channels
-        k0 = (reach_y[FIRST_TAP] * kernel_width + reach[FIRST_TAP]) * channels
-        x_tap, k_tap = reach[PIXEL_STEP] * channels, reach[TAP_STEP] * channels
-        many = length >= BLOCK
-        column = 0
-        while column < length:
-            if many:
-                column = min(column, length - BLOCK)
-            x_at = x0 + column * move * channels
-            y_at = at + (first + column * step) * channels
-            for c in range(0, channels, lanes):
-                if many:
-                    _block_of_columns(
-                        x, x_at, x_row, x_tap, move * channels, reach_y[TAPS], reach[TAPS], kernel,
-                        k0, k_row, k_tap, start, y, y_at, step * channels, c, channels - c,
-                    )  # fmt: skip
-                else:
-                    _one_column(
-                        x, x_at, x_row, x_tap, move * channels, reach_y[TAPS], reach[TAPS], kernel,
-                        k0, k_row, k_tap, start, y, y_at, step * channels, c, channels - c,
-                    )  # fmt: skip
-            column += BLOCK if many else 1
-
-
-@parallel_kernel
-def _kernel_gradient(
-    x, images, height, width, channels, dy, kernel_width, reach_y, reach_x, partial, dk
-):
-    rows, segments = images * len(reach_y), len(partial)
-    for segment in prange(segments):
-        partial[segment] = 0
-        first, last = gemm.share(np.int64(segment), segments, rows)
-        for row in range(first, last):
-            image, line = divmod(row, len(reach_y))
-            _gradient_row(
-                x,
-                image * height,
-                width,
-                channels,
-                dy,
-                row * len(reach_x) * channels,
-                kernel_width,
-                reach_y[line],
-                reach_x,
-                partial[segment],
-            )
-    for i in range(len(dk)):
-        total = partial[0, i]
-        for segment in range(1, segments):
-            total += partial[segment, i]
-        dk[i] = total
-
-
-@kernel
-def _gradient_row(x, first_row, width, channels, dy, at, kernel_width, reach_y, reach_x, sums):
-    for column in range(len(reach_x)):
-        for a in range(reach_y[TAPS]):
-            row = first_row + reach_y[FIRST_PIXEL] + a * reach_y[PIXEL_STEP]
-            taps = (reach_y[FIRST_TAP] + a * reach_y[TAP_STEP]) * kernel_width
-            for b in range(reach_x[column, TAPS]):
-                pixel = row * width + reach_x[column, FIRST_PIXEL]
-                pixel += b * reach_x[column, PIXEL_STEP]
-                tap = taps + reach_x[column, FIRST_TAP] + b * reach_x[column, TAP_STEP]
-                multiply_add_run(sums, tap * channels, x, pixel * channels, dy, at, channels)
-        at += channels
+def _sizes(dtype):
+    lanes = simd.lanes(dtype)
+    return planes.Sizes(unit=lanes, out_unit=lanes, tap_channels=1, pixel_size=lanes)
 
 
 def convolve(x, kernel, bias, shape, activation, y):
     """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
-    (reach_y, _, runs), _ = _reaches(shape)
-    n, h, w, c = shape.input_shape
-    start = np.zeros(c, x.dtype) if bias is None else bias
-    code, slope = gemm.activation_code(activation, x.dtype)
-    _product(x, n, h, w, c, kernel, shape.kernel_shape[1], start, reach_y, runs,
-             shape.output_shape[2], y, code, slope, threads.count())  # fmt: skip
+    plan, lanes = planes.forward_plan(shape, _sizes(x.dtype), x.itemsize), simd.lanes(x.dtype)
+    planes.multiply(_products, plan, x, kernel, lanes, gemm.ADJACENT, bias, activation, y)
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel; flat arrays of one dtype."""
-    _, (reach_y, _, runs) = _reaches(shape)
-    n, oh, ow, c = shape.output_shape
-    code, slope = gemm.activation_code(None, dy.dtype)
-    _product(dy, n, oh, ow, c, kernel, shape.kernel_shape[1], np.zeros(c, dy.dtype), reach_y, runs,
-             shape.input_shape[2], dx, code, slope, threads.count())  # fmt: skip
+    plan, lanes = planes.input_grad_plan(shape, _sizes(dy.dtype), dy.itemsize), simd.lanes(dy.dtype)
+    planes.multiply(_products, plan, dy, kernel, lanes, gemm.ADJACENT, None, None, dx)
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
-    (reach_y, reach_x, _), _ = _reaches(shape)
-    n, h, w, c = shape.input_shape
-    partial = arena.empty((SEGMENTS, dk.size), x.dtype)
-    _kernel_gradient(x, n, h, w, c, dy, shape.kernel_shape[1], reach_y, reach_x, partial, dk)
+    plan = planes.kernel_grad_plan(shape, _sizes(x.dtype), x.itemsize, TAPS)
+    planes.sum_up(_gradients, plan, x, dy, simd.lanes(x.dtype), dk)

@@ -17,7 +17,7 @@ HALVES = simd.VECTOR_BYTES == 64  # half a vector is a vector of an older set of
 LOW, MIDDLE = (10, 24) if simd.REGISTERS == 32 else (5, 9)
 
 
-class _HalfVectors(simd.Vectors):
+class HalfVectors(simd.Vectors):
     """Vectors of half the width."""
 
     def __init__(self, builder, scalar):
@@ -120,7 +120,7 @@ def _position_tile(rows, vectors, half=False, packed=True):
         the last vector of a row has `last` elements. `streaming`: past the caches."""
         builder = v.builder
         if half:
-            v = _HalfVectors(builder, v.scalar)
+            v = HalfVectors(builder, v.scalar)
         offsets = [v.load_integer(pixels, builder.add(p0, v.integer(i))) for i in range(rows)]
         first = [v.load(start, at) for at in _parts(v, start0, vectors)]
         read = None if packed else last
@@ -155,7 +155,7 @@ def _tap_tile(rows, vectors, half=False):
         elements. With `add`, c has room for whole tiles."""
         builder = v.builder
         if half:
-            v = _HalfVectors(builder, v.scalar)
+            v = HalfVectors(builder, v.scalar)
         offsets = [v.load_integer(taps, builder.add(t0, v.integer(i))) for i in range(rows)]
         zeros = [[v.constant(0)] * vectors] * rows
         sums = _accumulate(v, s, pixels, offsets, count, b, b0, b_row, last, zeros)
