@@ -34,7 +34,7 @@ LARGE_KERNEL = 1 << 17
 # 16 to 16 channels takes 1.8 ms and 1.5 by `few_channels`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
 WINDOWS = (2, 2), (2, 2)  # size and strides of those that conv2d pools itself
-WITH_FLOORS = (winograd, direct, few_channels, depthwise)
+WITH_FLOORS = (winograd, direct, few_channels, depthwise, grouped)
 
 
 def conv2d(
@@ -149,6 +149,9 @@ def algorithm_for(shape, dtype, product):
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
     if shape.groups > 1:
+        on_tile_unit = dtype == np.float32 and amx.is_available()
+        if grouped.is_small(shape, dtype) and not on_tile_unit:
+            return grouped
         together, wide = grouped.merged(shape)
         if together > 1:
             return grouped.Merged(together, wide, algorithm_for(wide, dtype, product))

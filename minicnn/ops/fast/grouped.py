@@ -1,22 +1,91 @@
-"""Convolution in many small groups: several groups are taken as one, with zeros between them.
+"""Convolution in many small groups: group by group, or several groups as one.
+
+    y[p, g, f]     = activation(bias[g, f] + sum over t, c of s[p + t, c] K[t, c, g, f])
+    dK[t, c, g, f] = sum over p of s[p + t, c] dy[p, g, f]
 
     K'[t, (s, c), (g, s', f)] = K[t, c, (g, s', f)] if s = s' else 0        s, s' = 0..m-1
 
+g, c, f     group, channel and filter within a group
+p, t        pixel of the output, cell of the kernel
+s           a plane (planes.py): the channels of one group in some rows of x; in the last line: the
+            place of a group among m
 m           how many groups become one
-s, s'       the place of a group among its m
-c, f        channel and filter within a group
 
-Design. A matrix product whose panels are a vector of filters wide has nothing to do in a group of 8
-channels. m groups as one group cost m times the multiplications, most of them by zero, on full
-vectors (times: docs/kernels.md, "Groups of few channels"). A NaN or an infinity reaches all m
-groups.
+Design. Where a vector or half of one holds the channels of a group, and its filters, some columns
+of a row of y stay in registers, a vector of filters each, while cells and channels pass: a tap
+costs a load of the kernel, and one number of s per column, which is broadcast by the product that
+needs it. Half vectors of AVX-512 are used because some processors execute two at a time. 32
+pictures of 14 x 14, 256 channels in 32 groups: see docs/kernels.md.
+
+Larger groups, and all where the processor has a tile unit, are taken m as one: m times the
+multiplications, but on full panels (docs/kernels.md, "Groups of few channels"). A NaN or an
+infinity then reaches all m groups.
 """
 
 import functools
 
 from minicnn.ops import arena
+from minicnn.ops.fast import gemm, planes, simd
+from minicnn.ops.fast.tiles import HALVES
 
 WIDE_ENOUGH = 32  # channels and filters of a merged group
+
+
+# -- Group by group --------------------------------------------------------------------------------
+
+_KINDS = [planes.Taps(numbers=True), planes.Taps(numbers=True, half=HALVES)]
+_products = [
+    planes.products(name, kind)
+    for name, kind in zip(("group_products", "half_group_products"), _KINDS, strict=True)
+]
+_gradients = [
+    planes.gradients(name, kind)
+    for name, kind in zip(("group_gradients", "half_group_gradients"), _KINDS, strict=True)
+]
+
+
+def is_small(shape, dtype):
+    """Whether a vector holds the channels of a group, and its filters."""
+    return max(_sides(shape)) <= simd.lanes(dtype)
+
+
+def _sides(shape):
+    return shape.kernel_shape[2], shape.kernel_shape[3] // shape.groups
+
+
+def _half_and_lanes(shape, dtype):
+    """Whether half a vector holds as many, and the lanes of the vectors to use."""
+    lanes = simd.lanes(dtype)
+    half = HALVES and 2 * max(_sides(shape)) <= lanes
+    return half, lanes // 2 if half else lanes
+
+
+def convolve(x, kernel, bias, shape, activation, y):
+    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
+    (channels, filters), (half, lanes) = _sides(shape), _half_and_lanes(shape, x.dtype)
+    plan = planes.forward_plan(shape, planes.Sizes(channels, filters, channels, lanes), x.itemsize)
+    planes.multiply(_products[half], plan, x, kernel, filters, gemm.ADJACENT, bias, activation, y)
+
+
+def convolve_input_grad(dy, kernel, shape, dx):
+    """dx from dy and the kernel; flat arrays of one dtype."""
+    (channels, filters), (half, lanes) = _sides(shape), _half_and_lanes(shape, dy.dtype)
+    sizes = planes.Sizes(filters, channels, filters, lanes)
+    plan = planes.input_grad_plan(shape, sizes, dy.itemsize)
+    step = shape.kernel_shape[3]
+    planes.multiply(_products[half], plan, dy, kernel, filters, step, None, None, dx)
+
+
+def convolve_kernel_grad(x, dy, shape, dk):
+    """dk from x and dy; flat arrays of one dtype."""
+    (channels, filters), (half, lanes) = _sides(shape), _half_and_lanes(shape, x.dtype)
+    cells, taps = _KINDS[half].tile(lanes)
+    sizes = planes.Sizes(channels, filters, channels, lanes)
+    plan = planes.kernel_grad_plan(shape, sizes, x.itemsize, cells * taps)
+    planes.sum_up(_gradients[half], plan, cells * taps, x, dy, filters, dk)
+
+
+# -- Several groups as one -------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=256)

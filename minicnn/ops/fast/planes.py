@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
+from numba.core import cgutils
 
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, simd, threads
@@ -33,6 +34,10 @@ from minicnn.ops.fast.tiles import HALVES, HalfVectors
 PLANE_BYTES = 64 * 1024  # read once for each row of taps: may leave the first cache, not the second
 TASKS = 16  # pieces of the work: enough for as many threads
 SEGMENTS = 16  # of the sum for dK; fixed, so that the number of threads changes no bit
+
+COLUMNS = 14, 8, 4, 1  # of tiles; with a vector of the kernel and one of s they fit 16 registers
+TAPS = 9  # of a tile for dK, where taps are vectors: all of a 3x3 kernel
+SUMS = 24 if simd.REGISTERS == 32 else 8  # of such a tile, where taps are numbers
 
 # Columns of the integer tables that describe the work to the kernels.
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_CHANNELS, OUT_SIZE, STEP, BAND, BANDS, PLANES, PIECES, UNIT,
@@ -63,13 +68,121 @@ _copy_pixels, _copy_half_pixels = _pixel_copy(False), _pixel_copy(HALVES)
 
 
 @simd.vector_intrinsic
-def prefetch(v, x, x0, count):
-    """Ask for `count` vectors of x, which need not exist."""
+def _prefetch(v, x, x0, count):
     v.prefetch(x, x0, count)
 
 
+class Taps(NamedTuple):
+    """What a tap is: a vector of channels of s, or a number for a vector of filters."""
+
+    numbers: bool
+    half: bool = False  # half vectors of AVX-512, of which some processors multiply two at a time
+
+    def vectors(self, v):
+        """Those that are multiplied."""
+        return HalfVectors(v.builder, v.scalar) if self.half else v
+
+    def load(self, v):
+        """The function that reads taps from s."""
+        return v.load_splat if self.numbers else v.load
+
+    def tile(self, lanes):
+        """(cells of the kernel, taps of each) in a tile for dK, with vectors of `lanes`."""
+        return (max(1, SUMS // lanes), lanes) if self.numbers else (TAPS, 1)
+
+
+def _row_tile(columns, kind):
+    """Intrinsic: `columns` neighbours in a row of y, one vector of filters."""
+
+    def write(v, s, s0, taps, t0, count, kernel, k0, start, channel, floor0, y, y0, y_step, left,
+              code, slope, streaming):  # fmt: skip
+        """y[j] = start + sum over t of s[s0 + taps[t] + j] kernel[t], then a rectifier."""
+        v = kind.vectors(v)
+        builder, load = v.builder, kind.load(v)
+        first = v.load(start, channel)
+        sums = [cgutils.alloca_once(builder, v.type) for _ in range(columns)]
+        for total in sums:
+            builder.store(first, total)
+        with v.count_up(count) as (t, _):
+            here = builder.add(s0, v.load_integer(taps, builder.add(t0, t)))
+            weight = v.load(kernel, v.offset(k0, (t, v.lanes)))
+            for j, total in enumerate(sums):
+                value = load(s, builder.add(here, v.integer(j * v.lanes)))
+                builder.store(v.multiply_add(value, weight, builder.load(total)), total)
+        with builder.if_then(gemm.is_rectifier(v, code)):
+            change = gemm.rectified(v, code, slope, start, floor0)
+            for total in sums:
+                builder.store(change(builder.load(total)), total)
+
+        def finish(store):
+            for j, total in enumerate(sums):
+                store(builder.load(total), y, v.offset(y0, (y_step, j)))
+
+        def keep():
+            v.whole_or_first(left, lambda load, store: finish(store))
+
+        if kind.half:  # does not fill a line of the caches
+            keep()
+            return
+        with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
+            with yes:
+                finish(v.stream)
+            with no:
+                keep()
+
+    return simd.vector_intrinsic(write)
+
+
+def _tap_tile(kind):
+    """Intrinsic: a tile of taps, one vector of filters."""
+
+    def write(v, s, s_row, taps, t0, rows, columns, dy, dy0, dy_step, left, sums, sums0, x, ahead,
+              ahead_count, dy_ahead, dy_ahead_count):  # fmt: skip
+        """sums[t] += sum over rows and columns of s[taps[t] + pixel] dy[pixel].
+
+        With every row, some vectors of x and dy are fetched that are needed later.
+        """
+        whole, v = v, kind.vectors(v)
+        builder, load_tap = v.builder, kind.load(v)
+        cells, elements = kind.tile(v.lanes)
+        offsets = [
+            v.load_integer(taps, builder.add(t0, v.integer(i * elements))) for i in range(cells)
+        ]
+        totals = [cgutils.alloca_once(builder, v.type) for _ in range(cells * elements)]
+        places = [builder.add(sums0, v.integer(i * v.lanes)) for i in range(len(totals))]
+
+        def compute(load, store):
+            for total, place in zip(totals, places, strict=True):
+                builder.store(v.load(sums, place), total)
+            with v.count_up(rows) as (row, _):
+                for array, first, count in (
+                    (x, ahead, ahead_count),
+                    (dy, dy_ahead, dy_ahead_count),
+                ):
+                    following = v.offset(first, (builder.mul(row, count), whole.lanes))
+                    whole.prefetch(array, following, count)
+                there = builder.add(dy0, builder.mul(builder.mul(row, columns), dy_step))
+                with v.count_up(columns) as (j, _):
+                    factor = load(dy, builder.add(there, builder.mul(j, dy_step)))
+                    pixel = v.offset(builder.mul(row, s_row), (j, v.lanes))
+                    for i, total in enumerate(totals):
+                        cell, element = divmod(i, elements)
+                        place = builder.add(builder.add(pixel, offsets[cell]), v.integer(element))
+                        value = v.multiply_add(load_tap(s, place), factor, builder.load(total))
+                        builder.store(value, total)
+            for total, place in zip(totals, places, strict=True):
+                v.store(builder.load(total), sums, place)
+
+        v.whole_or_first(left, compute)
+
+    return simd.vector_intrinsic(write)
+
+
+# -- Kernels ---------------------------------------------------------------------------------------
+
+
 @kernel
-def copy_plane(x, table, remainders, image, first_row, plane, s):
+def _copy_plane(x, table, remainders, image, first_row, plane, s):
     """The rows of x that a band sees; columns of zeros are in s already."""
     channels, channel = table[CHANNELS], plane * table[UNIT]
     left = min(table[UNIT], channels - channel)
@@ -100,10 +213,47 @@ def _inside(phase, tap_rows, row, height):
     return first, last
 
 
-def products(product_row):
-    """Parallel kernel: y from planes of x, row by row by the kernel `product_row`."""
+def _row_product(name, kind):
+    columns_14, columns_8, columns_4, one_column = (_row_tile(count, kind) for count in COLUMNS)
 
-    @kernel
+    def product_row(s, s0, size, taps, t0, count, kernel, k0, start, channel, y, y0, y_step, width,
+                    left, code, slope, streaming):  # fmt: skip
+        """A row of y; the last columns overlap those before them."""
+        floor0 = channel + (start.size // 2 if code == gemm.FLOOR else 0)  # see gemm.start_vector
+        column = 0
+        while column < width:
+            rest = width - column
+            if rest >= COLUMNS[0]:
+                columns_14(s, s0 + column * size, taps, t0, count, kernel, k0, start, channel,
+                           floor0, y, y0 + column * y_step, y_step, left, code, slope,
+                           streaming)  # fmt: skip
+                column += COLUMNS[0]
+            elif rest > COLUMNS[2] and width >= COLUMNS[1]:
+                column = min(column, width - COLUMNS[1])
+                columns_8(s, s0 + column * size, taps, t0, count, kernel, k0, start, channel,
+                          floor0, y, y0 + column * y_step, y_step, left, code, slope,
+                          streaming)  # fmt: skip
+                column += COLUMNS[1]
+            elif width >= COLUMNS[2]:
+                column = min(column, width - COLUMNS[2])
+                columns_4(s, s0 + column * size, taps, t0, count, kernel, k0, start, channel,
+                          floor0, y, y0 + column * y_step, y_step, left, code, slope,
+                          streaming)  # fmt: skip
+                column += COLUMNS[2]
+            else:
+                one_column(s, s0 + column * size, taps, t0, count, kernel, k0, start, channel,
+                           floor0, y, y0 + column * y_step, y_step, left, code, slope,
+                           streaming)  # fmt: skip
+                column += 1
+
+    product_row.__qualname__ = f"{name}_row"  # the cache tells kernels apart by this name
+    return kernel(product_row)
+
+
+def products(name, kind):
+    """Parallel kernel: y from planes of x, row by row."""
+    product_row = _row_product(name, kind)
+
     def work(worker, x, table, remainders, phases, taps, tap_rows, packed, start, y, code, slope,
              streaming, scratch):  # fmt: skip
         s, size, lanes = scratch[worker], table[PIXEL_SIZE], simd.VECTOR_BYTES // x.itemsize
@@ -122,7 +272,7 @@ def products(product_row):
             ahead = following[0] * table[HEIGHT] + following[1] * band * step
             ahead = ahead * table[WIDTH] * table[CHANNELS] + first_plane * band * line_size
             for plane in range(first_plane, last_plane):
-                copy_plane(x, table, remainders, image, begin * step + table[FIRST_ROW], plane, s)
+                _copy_plane(x, table, remainders, image, begin * step + table[FIRST_ROW], plane, s)
                 channel = plane * table[OUT_UNIT]
                 left = min(table[OUT_UNIT], channels - channel)
                 for p in range(len(phases)):
@@ -131,7 +281,7 @@ def products(product_row):
                         first, last = _inside(phase, tap_rows, line * step, table[HEIGHT])
                         pixel = image * table[OUT_SIZE] + phase[START] + line * phase[NEXT_ROW]
                         if p == 0:
-                            prefetch(x, ahead, line_size // lanes)
+                            _prefetch(x, ahead, line_size // lanes)
                             ahead += line_size
                         product_row(s, (line - begin) * step * table[PLANE_ROW], size, taps, first,
                                     last - first, packed, (plane * table[ALL_TAPS] + first) * size,
@@ -148,21 +298,24 @@ def products(product_row):
         if streaming:
             simd.end_of_stream(y)
 
-    @parallel_kernel
-    def all_products(x, table, remainders, phases, taps, tap_rows, packed, start, y, code, slope,
-                     streaming, scratch):  # fmt: skip
+    work.__qualname__ = f"{name}_worker"
+    work = kernel(work)
+
+    def loop(x, table, remainders, phases, taps, tap_rows, packed, start, y, code, slope,
+             streaming, scratch):  # fmt: skip
         for worker in prange(len(scratch)):
             work(np.int64(worker), x, table, remainders, phases, taps, tap_rows, packed, start, y,
                  code, slope, streaming, scratch)  # fmt: skip
 
-    return all_products
+    loop.__qualname__ = name
+    return parallel_kernel(loop)
 
 
-def gradients(height, tap_tile):
-    """Parallel kernel: dK from planes of x, by the intrinsic `tap_tile` for `height` taps."""
+def gradients(name, kind):
+    """Parallel kernel: dK from planes of x, tile by tile of `height` taps."""
+    tap_tile = _tap_tile(kind)
 
-    @kernel
-    def work(worker, x, table, remainders, phases, taps, dy, partial, scratch):
+    def work(worker, x, table, remainders, phases, taps, height, dy, partial, scratch):
         s, size, lanes = scratch[worker], table[PIXEL_SIZE], simd.VECTOR_BYTES // x.itemsize
         band, step, channels = table[BAND], table[STEP], table[OUT_CHANNELS]
         lines, width = phases[0, ROWS], phases[0, WIDE]
@@ -182,8 +335,8 @@ def gradients(height, tap_tile):
                 ahead *= table[WIDTH] * table[CHANNELS]
                 dy_ahead = (following[0] * lines + following[1] * band) * width * channels
                 for plane in range(table[PLANES]):
-                    copy_plane(x, table, remainders, image, begin * step + table[FIRST_ROW], plane,
-                               s)  # fmt: skip
+                    _copy_plane(x, table, remainders, image, begin * step + table[FIRST_ROW], plane,
+                                s)  # fmt: skip
                     channel = plane * table[OUT_UNIT]
                     dy0 = (image * lines + begin) * width * channels + channel
                     for t in range(0, len(taps), height):
@@ -196,15 +349,18 @@ def gradients(height, tap_tile):
                     ahead += rows * line_size
                     dy_ahead += rows * dy_line_size
 
-    @parallel_kernel
-    def all_gradients(x, table, remainders, phases, taps, kernel_rows, apart, dy, partial, dk,
-                      scratch):  # fmt: skip
+    work.__qualname__ = f"{name}_worker"
+    work = kernel(work)
+
+    def loop(x, table, remainders, phases, taps, height, kernel_rows, apart, dy, partial, dk,
+             scratch):  # fmt: skip
         for worker in prange(len(scratch)):
-            work(np.int64(worker), x, table, remainders, phases, taps, dy, partial, scratch)
+            work(np.int64(worker), x, table, remainders, phases, taps, height, dy, partial, scratch)
         for plane in prange(table[PLANES]):
             _add_segments(np.int64(plane), table, len(taps), kernel_rows, apart, partial, dk)
 
-    return all_gradients
+    loop.__qualname__ = name
+    return parallel_kernel(loop)
 
 
 @kernel
@@ -314,10 +470,10 @@ def input_grad_plan(shape, sizes, itemsize):
 
 @functools.lru_cache(maxsize=256)
 def kernel_grad_plan(shape, sizes, itemsize, height):
-    """The forward plan with taps for all of a pixel's elements, filled up to whole tiles."""
-    whole = sizes
-    if sizes.tap_channels > 1:
-        whole = sizes._replace(tap_channels=sizes.pixel_size)
+    """The forward plan, filled up to whole tiles of `height` taps; where taps are numbers, with all
+    of a pixel's elements."""
+    numbers = sizes.unit == sizes.tap_channels
+    whole = sizes._replace(tap_channels=sizes.pixel_size) if numbers else sizes
     plan = forward_plan(shape, whole, itemsize)
     missing = np.arange(len(plan.taps)) % whole.tap_channels >= sizes.tap_channels
     return plan._replace(
@@ -380,7 +536,7 @@ def _plan(shape, input_shape, output_shape, steps, axes, sizes, channel_step, it
         np.array(phases, np.int64),
         *np.array(taps, np.int64).reshape(-1, 3).T.copy(),
         n * bands * pieces,
-        int(table[SEEN]) * row,
+        int(table[SEEN]) * row + simd.VECTOR_BYTES // itemsize,  # zero_run writes whole vectors
     )
 
 
@@ -403,12 +559,12 @@ def multiply(kernel_of_products, plan, x, kernel, apart, step, bias, activation,
                        start, y, code, slope, streaming, scratch)  # fmt: skip
 
 
-def sum_up(kernel_of_gradients, plan, x, dy, apart, dk):
+def sum_up(kernel_of_gradients, plan, height, x, dy, apart, dk):
     """dk by a kernel made by `gradients`."""
     table = plan.table
     size = int(table[PLANES] * table[PIXEL_SIZE]) * len(plan.taps)
     segments = min(SEGMENTS, int(table[IMAGES] * table[BANDS]))
     partial = arena.empty((segments, size), x.dtype)
     scratch = arena.empty((min(threads.count(), segments), plan.scratch), x.dtype)
-    kernel_of_gradients(x, table, plan.remainders, plan.phases, plan.taps, plan.kernel_rows, apart,
-                        dy, partial, dk, scratch)  # fmt: skip
+    kernel_of_gradients(x, table, plan.remainders, plan.phases, plan.taps, height, plan.kernel_rows,
+                        apart, dy, partial, dk, scratch)  # fmt: skip
