@@ -10,7 +10,10 @@ s        a plane (planes.py): one vector of channels of some rows of x
 Design. No channel is ever added to another, so there is no matrix product: the only work is
 a * b + c on vectors of channels. Some columns of a row of y stay in registers while the taps pass,
 so that a tap costs one load of the kernel and one of s per column; the last columns of a row
-overlap those before them. For dK, TAPS taps stay in registers while the pixels of a band pass.
+overlap those before them. For dK, nine taps stay in registers while the pixels of a band pass.
+Measured (two cores of an EPYC with Zen 4), before and after the planes: 16 pictures of 14 x 14, 256
+channels, 5 x 5: y 1.05 and 0.37 ms, dx 0.82 and 0.37; 32 of 56 x 56, 64 channels, 3 x 3: 4.4 and
+2.0, 4.7 and 1.8; 32 of 28 x 28, 128 channels, stride 2: 1.02 and 0.42, 1.1 and 0.52.
 """
 
 from minicnn.ops.fast import gemm, planes, simd

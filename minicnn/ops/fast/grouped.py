@@ -15,7 +15,8 @@ Design. Where a vector or half of one holds the channels of a group, and its fil
 of a row of y stay in registers, a vector of filters each, while cells and channels pass: a tap
 costs a load of the kernel, and one number of s per column, which is broadcast by the product that
 needs it. Half vectors of AVX-512 are used because some processors execute two at a time. 32
-pictures of 14 x 14, 256 channels in 32 groups: see docs/kernels.md.
+pictures of 14 x 14, 256 channels in 32 groups (two cores of an EPYC with Zen 4): y 1.6 ms, with
+groups merged 5.6; dx 1.6 instead of 5.9, dK 1.6 instead of 4.5.
 
 Larger groups, and all where the processor has a tile unit, are taken m as one: m times the
 multiplications, but on full panels (docs/kernels.md, "Groups of few channels"). A NaN or an
@@ -45,8 +46,9 @@ _gradients = [
 
 
 def is_small(shape, dtype):
-    """Whether a vector holds the channels of a group, and its filters."""
-    return max(_sides(shape)) <= simd.lanes(dtype)
+    """Whether a vector holds the channels of a group, and its filters; single ones would leave
+    most of it empty (1 channel to 2 filters: dK took twice as long as with groups merged)."""
+    return min(_sides(shape)) > 1 and max(_sides(shape)) <= simd.lanes(dtype)
 
 
 def _sides(shape):

@@ -32,6 +32,8 @@ from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.tiles import HALVES, HalfVectors
 
 PLANE_BYTES = 64 * 1024  # read once for each row of taps: may leave the first cache, not the second
+BAND_BYTES = 256 * 1024  # of x; with the next one and as much of y it fits into the second cache
+STREAM_BYTES = 16 << 20  # outputs of 13 MB were quicker in the third cache
 TASKS = 16  # pieces of the work: enough for as many threads
 SEGMENTS = 16  # of the sum for dK; fixed, so that the number of threads changes no bit
 
@@ -70,6 +72,11 @@ _copy_pixels, _copy_half_pixels = _pixel_copy(False), _pixel_copy(HALVES)
 @simd.vector_intrinsic
 def _prefetch(v, x, x0, count):
     v.prefetch(x, x0, count)
+
+
+@simd.vector_intrinsic
+def _prefetch_to_write(v, y, y0, count):
+    v.prefetch(y, y0, count, to_write=True)
 
 
 class Taps(NamedTuple):
@@ -271,6 +278,8 @@ def products(name, kind):
             following = divmod(place + 1, table[BANDS])
             ahead = following[0] * table[HEIGHT] + following[1] * band * step
             ahead = ahead * table[WIDTH] * table[CHANNELS] + first_plane * band * line_size
+            y_ahead = following[0] * table[OUT_SIZE] + following[1] * band * phases[0, NEXT_ROW]
+            y_ahead *= channels
             for plane in range(first_plane, last_plane):
                 _copy_plane(x, table, remainders, image, begin * step + table[FIRST_ROW], plane, s)
                 channel = plane * table[OUT_UNIT]
@@ -283,6 +292,10 @@ def products(name, kind):
                         if p == 0:
                             _prefetch(x, ahead, line_size // lanes)
                             ahead += line_size
+                        if not streaming:
+                            y_size = phase[WIDE] * table[OUT_UNIT]
+                            _prefetch_to_write(y, y_ahead, y_size // lanes)
+                            y_ahead += y_size
                         product_row(s, (line - begin) * step * table[PLANE_ROW], size, taps, first,
                                     last - first, packed, (plane * table[ALL_TAPS] + first) * size,
                                     start, channel, y, pixel * channels + channel,
@@ -493,6 +506,7 @@ def _plan(shape, input_shape, output_shape, steps, axes, sizes, channel_step, it
     row = steps[1] * part * pixel_size
 
     fitting = (PLANE_BYTES // (row * itemsize) - reach) // steps[0] + 1
+    fitting = min(fitting, BAND_BYTES // (steps[0] * width * channels * itemsize))
     band = min(max(fitting, -(-reach // steps[0])), lines)  # at least half of the rows are new
     band = -(-lines // -(-lines // band))
     bands, planes = -(-lines // band), -(-channels // unit)
@@ -554,7 +568,8 @@ def multiply(kernel_of_products, plan, x, kernel, apart, step, bias, activation,
     scratch = arena.empty((min(threads.count(), plan.tasks), plan.scratch), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     whole = table[OUT_UNIT] == simd.lanes(x.dtype)
-    streaming = bool(code <= gemm.FLOOR and whole and simd.streams(y, filters))
+    streaming = code <= gemm.FLOOR and y.nbytes >= STREAM_BYTES and simd.streams(y, filters)
+    streaming = bool(streaming and whole)
     kernel_of_products(x, table, plan.remainders, plan.phases, plan.taps, plan.tap_rows, packed,
                        start, y, code, slope, streaming, scratch)  # fmt: skip
 

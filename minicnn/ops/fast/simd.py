@@ -94,16 +94,16 @@ class Vectors:
         pointer = self._vector_address(array, index)
         self.builder.store(value, pointer, align=VECTOR_BYTES).set_metadata("nontemporal", once)
 
-    def prefetch(self, array, index, count):
-        """Ask for `count` vectors, which need not exist, into the second cache."""
+    def prefetch(self, array, index, count, to_write=False):
+        """Ask for `count` vectors, which need not exist: into the second cache, or to write."""
         byte_pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, *[_LANE_NUMBER] * 3])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        to_read, second, data = (ir.Constant(_LANE_NUMBER, value) for value in (0, 2, 1))
+        how = [ir.Constant(_LANE_NUMBER, value) for value in (int(to_write), 2, 1)]
         with self.count_up(count) as (i, _):
             address = self.address(array, self.offset(index, (i, self.lanes)))
             address = self.builder.bitcast(address, byte_pointer)
-            self.builder.call(function, [address, to_read, second, data])
+            self.builder.call(function, [address, *how])
 
     def load_first(self, array, index, count):
         """The first `count` lanes from memory, zero in the others, which are not touched."""
