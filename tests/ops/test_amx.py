@@ -212,21 +212,22 @@ def test_where_it_is_chosen(monkeypatch):
 
     here = amx.is_available()
     assert chosen() is (amx_winograd if here else winograd)
-    assert chosen(kernel=5) is (amx_direct if here else direct)
+    assert chosen(kernel=5) is (amx_direct if here else winograd)
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
     assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
     assert chosen(c=512, f=512) is (amx_direct if here else winograd)
-    kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
+    kernel_gradient = chosen(kernel=1, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(product=convolution.KERNEL_GRAD) is winograd
-    assert chosen(kernel=1, product=convolution.KERNEL_GRAD) is kernel_gradient
+    kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
+    assert kernel_gradient is (amx_gradient if here else winograd)
     assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
     gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing
     with config.using(amx="off"):
         assert not amx.is_available()
         assert chosen() is winograd
-        assert chosen(kernel=5) is direct
+        assert chosen(kernel=5) is winograd
 
 
 def test_switched_off_by_the_processor_that_numba_compiles_for():
