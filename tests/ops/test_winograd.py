@@ -12,9 +12,9 @@ from minicnn.ops.fast import convolution, direct, few_channels, winograd
 
 BAND = 300  # elements before and after an array that must not be touched
 
-# Relative root mean square error in float32 at up to 256 channels, against float64, by the size of
-# the kernel: of y and dx, and of dkernel.
-BOUNDS = {3: (2e-6, 2e-6), 5: (3e-6, 2e-6)}
+# Relative root mean square error in float32 at up to 256 channels, against float64.
+FORWARD_BOUND = 2e-6
+KERNEL_GRAD_BOUND = 2e-6
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,14 @@ def relative_error(actual, exact):
     [((4, 14, 14, 256), 256), ((8, 32, 32, 32), 32), ((3, 9, 7, 33), 65), ((1, 57, 43, 16), 24)],
     ids=str,
 )
-@pytest.mark.parametrize("taps", BOUNDS)
+@pytest.mark.parametrize("taps", [3, 5])
 def test_errors_are_bounded(x_shape, filters, taps):
     case = random_case(x_shape, filters, "same", taps=taps)
     exact = products(*(a.astype(np.float64) for a in case), "same", "direct")
     actual = products(*case, "same", "winograd")
-    bound, kernel_grad_bound = BOUNDS[taps]
-    assert relative_error(actual[0], exact[0]) < bound
-    assert relative_error(actual[1], exact[1]) < bound
-    assert relative_error(actual[2], exact[2]) < kernel_grad_bound
+    assert relative_error(actual[0], exact[0]) < FORWARD_BOUND
+    assert relative_error(actual[1], exact[1]) < FORWARD_BOUND
+    assert relative_error(actual[2], exact[2]) < KERNEL_GRAD_BOUND
 
 
 @settings(deadline=None, max_examples=60)
