@@ -208,7 +208,7 @@ def test_where_it_is_chosen(monkeypatch):
         geometry = direct.geometry(
             (n, 16, 16, c), (kernel, kernel, c, f), (1, 1), "same", (1, 1), 1
         )
-        return convolution._algorithm(geometry, np.dtype(dtype), product)
+        return convolution.algorithm_for(geometry, np.dtype(dtype), product)
 
     here = amx.is_available()
     assert chosen() is (amx_winograd if here else winograd)
