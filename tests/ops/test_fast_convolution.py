@@ -420,9 +420,14 @@ def test_dense_gives_the_same_bits_on_any_number_of_threads():
 
 
 def test_where_few_channels_are_chosen():
-    def chosen(c, f, product, kernel=3, strides=1, groups=1):
+    def chosen(c, f, product, kernel=3, strides=1, groups=1, size=16):
         shape = convolution.geometry(
-            (8, 16, 16, c), (kernel, kernel, c // groups, f), (strides,) * 2, "same", (1, 1), groups
+            (8, size, size, c),
+            (kernel, kernel, c // groups, f),
+            (strides,) * 2,
+            "same",
+            (1, 1),
+            groups,
         )
         with config.using(amx="off"):
             return convolution.algorithm_for(shape, np.dtype(np.float32), product) is few_channels
@@ -430,11 +435,55 @@ def test_where_few_channels_are_chosen():
     assert chosen(3, 64, convolution.FORWARD)
     assert chosen(3, 64, convolution.KERNEL_GRAD)
     assert chosen(64, 3, convolution.INPUT_GRAD)
-    assert not chosen(3, 64, convolution.INPUT_GRAD)
-    assert not chosen(64, 3, convolution.FORWARD)
-    assert not chosen(64, 3, convolution.INPUT_GRAD, strides=2)
-    assert not chosen(3, 64, convolution.FORWARD, kernel=1)
+    assert chosen(64, 128, convolution.INPUT_GRAD, strides=2)
+    assert chosen(64, 64, convolution.KERNEL_GRAD, kernel=5)
+    assert not chosen(128, 64, convolution.KERNEL_GRAD, kernel=5)
+    assert chosen(16, 32, convolution.KERNEL_GRAD, kernel=1, strides=2)
+    assert not chosen(16, 32, convolution.KERNEL_GRAD, kernel=1)
+    assert not chosen(64, 256, convolution.FORWARD, kernel=1)
+    assert chosen(64, 256, convolution.FORWARD, kernel=1, size=64)
+    assert not chosen(64, 3, convolution.FORWARD, size=1024)
     assert not chosen(256, 256, convolution.FORWARD, groups=4)
+
+
+BANDS = [
+    # several bands a picture, of which the last is lower; rows of the kernel that see only border
+    ((2, 90, 37, 5), (5, 3, 5, 40), (1, 1), ((7, 0), (1, 2)), (1, 1), 1),
+    ((3, 61, 67, 16), (3, 3, 16, 18), (2, 2), "same", (1, 1), 1),
+    ((2, 62, 45, 20), (2, 3, 20, 70), (3, 2), ((0, 1), (2, 0)), (2, 1), 1),
+    ((3, 51, 33, 24), (1, 1, 24, 9), (2, 3), "valid", (1, 1), 1),
+    ((1, 2, 3, 150), (1, 1, 150, 33), (2, 2), ((1, 0), (0, 0)), (1, 1), 1),
+    ((40, 9, 9, 17), (1, 1, 17, 33), (1, 1), "valid", (1, 1), 1),
+    ((2, 13, 9, 17), (3, 3, 17, 17), (2, 2), "same", (1, 1), 1),
+    ((2, 40, 40, 8), (7, 7, 8, 8), (1, 1), "same", (2, 2), 1),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("geometry", BANDS, ids=str)
+def test_bands_are_exact_on_integers(geometry, dtype):
+    with choosing(few_channels, "pays", FEW_CHANNELS["ever"]):
+        check(*geometry, dtype)
+
+
+def test_bands_do_not_depend_on_the_number_of_threads():
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((3, 40, 31, 20), np.float32)
+    kernel = generator.standard_normal((5, 3, 20, 50), np.float32)
+    dy = generator.standard_normal((3, 20, 16, 50), np.float32)
+    geometry = {"strides": (2, 2), "padding": "same"}
+    results = []
+    for threads in (1, 2):
+        with config.using(threads=threads), choosing(few_channels, "pays", FEW_CHANNELS["ever"]):
+            results.append(
+                (
+                    convolution.conv2d(x, kernel, **geometry),
+                    convolution.conv2d_input_grad(dy, kernel, x.shape, **geometry),
+                    convolution.conv2d_kernel_grad(x, dy, kernel.shape, **geometry),
+                )
+            )
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_outputs_past_the_caches():

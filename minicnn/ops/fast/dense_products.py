@@ -96,8 +96,8 @@ def _pack(unit, pieces, matrix, row, step, depth, columns, packed):
 
 
 @parallel_kernel
-def _products(x, spread, pixels, taps, matrix, row, step, columns, packed, tiles, low_tiles, start,
-              y, code, slope, workers):  # fmt: skip
+def _products(x, spread, pixels, outs, taps, matrix, row, step, columns, packed, tiles, low_tiles,
+              start, y, code, slope, workers):  # fmt: skip
     depth = len(taps)
     lanes = simd.VECTOR_BYTES // y.itemsize
     panels = (columns + 2 * lanes - 1) // (2 * lanes)
@@ -113,8 +113,8 @@ def _products(x, spread, pixels, taps, matrix, row, step, columns, packed, tiles
             simd.copy_run(spread[i], gemm.ORIGIN, x, i * depth, depth)
     rows = spread.reshape(-1) if len(spread) else x
     for worker in prange(workers):
-        _worker_products(np.int64(worker), workers, rows, pixels, taps, matrix, in_place, columns,
-                         packed, tiles, low_tiles, start, y, code, slope)  # fmt: skip
+        _worker_products(np.int64(worker), workers, rows, pixels, outs, taps, matrix, in_place,
+                         columns, packed, tiles, low_tiles, start, y, code, slope)  # fmt: skip
 
 
 @kernel
@@ -135,34 +135,33 @@ def _tile(task, whole, lanes, tiles, last_tiles):
 
 
 @kernel
-def _worker_products(worker, workers, x, pixels, taps, matrix, in_place, columns, packed, tiles,
-                     low_tiles, start, y, code, slope):  # fmt: skip
-    depth, rows = len(taps), len(pixels) - ROWS
+def _worker_products(worker, workers, x, pixels, outs, taps, matrix, in_place, columns, packed,
+                     tiles, low_tiles, start, y, code, slope):  # fmt: skip
+    depth, rows = len(taps), len(outs)
     lanes = simd.VECTOR_BYTES // y.itemsize
     whole, last_tiles = _panels(columns, lanes, tiles, low_tiles)
     first, last = gemm.share(worker, workers, whole * len(tiles) + len(last_tiles))
     for task in range(first, last):
         column, i, height = _tile(task, whole, lanes, tiles, last_tiles)
         count = min(columns - column, 2 * lanes)
-        valid, at = min(height, rows - i), i * columns + column
+        valid = min(height, rows - i)
         if count <= lanes and in_place:
-            positions_one_low(x, pixels, i, valid, taps, depth, matrix, column, columns, count, y,
-                              at, columns, start, column, column, code, slope, 0)  # fmt: skip
+            positions_one_low(x, pixels, outs, i, valid, taps, depth, matrix, column, columns,
+                              count, y, column, start, column, column, code, slope, 0)  # fmt: skip
         elif count <= lanes:
-            positions_one_low(x, pixels, i, valid, taps, depth, packed, column * depth, lanes,
-                              count, y, at, columns, start, column, column, code, slope,
-                              0)  # fmt: skip
+            positions_one_low(x, pixels, outs, i, valid, taps, depth, packed, column * depth, lanes,
+                              count, y, column, start, column, column, code, slope, 0)  # fmt: skip
         elif height == TILE:
-            positions_two(x, pixels, i, valid, taps, depth, packed, column * depth, 2 * lanes,
-                          count - lanes, y, at, columns, start, column, column, code, slope,
+            positions_two(x, pixels, outs, i, valid, taps, depth, packed, column * depth,
+                          2 * lanes, count - lanes, y, column, start, column, column, code, slope,
                           0)  # fmt: skip
         else:
-            positions_two_low(x, pixels, i, valid, taps, depth, packed, column * depth, 2 * lanes,
-                              count - lanes, y, at, columns, start, column, column, code, slope,
-                              0)  # fmt: skip
+            positions_two_low(x, pixels, outs, i, valid, taps, depth, packed, column * depth,
+                              2 * lanes, count - lanes, y, column, start, column, column, code,
+                              slope, 0)  # fmt: skip
         if code > gemm.FLOOR:
-            for k in range(valid):
-                gemm.activate_row(y, at + k * columns, count, code, slope)
+            for k in range(i, i + valid):
+                gemm.activate_row(y, outs[k] + column, count, code, slope)
 
 
 @parallel_kernel
@@ -231,12 +230,14 @@ def multiply(x, matrix, transposed, bias, sizes, activation, y):
     if k * x.itemsize % ALIASED == 0:
         row, spread = k + lanes, m
     pixels, taps, tiles, low_tiles, _, _ = _tables(m, k, row)
+    outs = _tables(m, n, n)[0][:m]
     start = gemm.start_vector(bias, activation, n, x.dtype)
     packed = arena.empty((k * (n + 2 * lanes),), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     row, step = (1, k) if transposed else (n, 1)
-    _products(x, arena.empty((spread, k + lanes), x.dtype), pixels, taps[:k], matrix, row, step, n,
-              packed, tiles, low_tiles, start, y, code, slope, threads.count())  # fmt: skip
+    _products(x, arena.empty((spread, k + lanes), x.dtype), pixels, outs, taps[:k], matrix,
+              row, step, n, packed, tiles, low_tiles, start, y, code, slope,
+              threads.count())  # fmt: skip
 
 
 def kernel_gradient(x, dy, sizes, dk):

@@ -1,7 +1,7 @@
 """Micro-kernels of products whose left matrix is a table of offsets: s[windows[k] + offsets[i]].
 
-    c[i, j] = start[j] + sum_k s[taps[k] + pixels[i]] b[k, j]      i: a position, k: a tap
-    c[i, j] = sum_k s[pixels[k] + taps[i]] b[k, j]                 i: a tap, k: a position
+    c[outs[i] + j] = start[j] + sum_k s[taps[k] + pixels[i]] b[k, j]      i: a position, k: a tap
+    c[i, j] = sum_k s[pixels[k] + taps[i]] b[k, j]                        i: a tap, k: a position
 
 Tiles of two vectors, of one, and of half a vector of AVX-512, which some processors multiply two
 at a time. As in `gemm.py` a tile stays in registers while k runs; here a number of s is broadcast
@@ -83,27 +83,30 @@ def _parts(v, index, vectors):
     return [v.builder.add(index, v.integer(i * v.lanes)) for i in range(vectors)]
 
 
-def _write(v, sums, valid, c, c0, c_row, store, store_last):
-    """The first `valid` rows to c; those beyond go where the last one is written afterwards."""
-    builder, vectors = v.builder, len(sums[0])
-    final = builder.sub(valid, v.integer(1))
-    for i in reversed(range(len(sums))):
-        inside = builder.icmp_signed("<", v.integer(i), final)
-        row = builder.select(inside, v.integer(i), final)
-        *parts, end = _parts(v, builder.add(c0, builder.mul(row, c_row)), vectors)
-        for value, at in zip(sums[i], parts, strict=False):
+def _rows(v, valid, count):
+    """Numbers of the first `valid` rows of `count`; in place of those beyond, the last one's."""
+    final = v.builder.sub(valid, v.integer(1))
+    inside = [v.builder.icmp_signed("<", v.integer(i), final) for i in range(count)]
+    return [v.builder.select(each, v.integer(i), final) for i, each in enumerate(inside)]
+
+
+def _write(v, sums, c, places, store, store_last):
+    """Rows of sums to c, the first one last: rows beyond the last lie where that one does."""
+    for row, place in reversed(list(zip(sums, places, strict=True))):
+        *parts, end = _parts(v, place, len(row))
+        for value, at in zip(row, parts, strict=False):
             store(value, c, at)
-        store_last(sums[i][-1], c, end)
+        store_last(row[-1], c, end)
 
 
-def _write_whole_or_first(v, sums, valid, last, c, c0, c_row):
+def _write_whole_or_first(v, sums, last, c, places):
     whole = v.builder.icmp_signed("==", last, v.integer(v.lanes))
     with v.builder.if_else(whole) as (all_of_it, some_of_it):
         with all_of_it:
-            _write(v, sums, valid, c, c0, c_row, v.store, v.store)
+            _write(v, sums, c, places, v.store, v.store)
         with some_of_it:
             _write(
-                v, sums, valid, c, c0, c_row, v.store,
+                v, sums, c, places, v.store,
                 lambda value, array, at: v.store_first(value, array, at, last),
             )  # fmt: skip
 
@@ -114,7 +117,7 @@ def _position_tile(rows, vectors, half=False, packed=True):
     `packed`: b has whole vectors in every row, whatever `last` is.
     """
 
-    def write(v, s, pixels, p0, valid, taps, count, b, b0, b_row, last, c, c0, c_row, start, start0,
+    def write(v, s, pixels, outs, p0, valid, taps, count, b, b0, b_row, last, c, c0, start, start0,
               floor0, code, slope, streaming):  # fmt: skip
         """c = start + s @ b for the first `valid` rows, then the activation if it is a rectifier;
         the last vector of a row has `last` elements. `streaming`: past the caches."""
@@ -126,15 +129,18 @@ def _position_tile(rows, vectors, half=False, packed=True):
         read = None if packed else last
         sums = _accumulate(v, s, taps, offsets, count, b, b0, b_row, read, [first] * rows)
 
+        numbers = [builder.add(p0, row) for row in _rows(v, valid, rows)]
+        places = [builder.add(c0, v.load_integer(outs, at)) for at in numbers]
+
         def finish(sums):
             if half:  # its rows do not begin where a vector does
-                _write_whole_or_first(v, sums, valid, last, c, c0, c_row)
+                _write_whole_or_first(v, sums, last, c, places)
                 return
             with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
                 with yes:
-                    _write(v, sums, valid, c, c0, c_row, v.stream, v.stream)
+                    _write(v, sums, c, places, v.stream, v.stream)
                 with no:
-                    _write_whole_or_first(v, sums, valid, last, c, c0, c_row)
+                    _write_whole_or_first(v, sums, last, c, places)
 
         with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, other):
             with rectifier:
@@ -166,7 +172,8 @@ def _tap_tile(rows, vectors, half=False):
                     for value, place in zip(sums[i], at, strict=True):
                         v.store(v.add(v.load(c, place), value), c, place)
             with writing:
-                _write_whole_or_first(v, sums, valid, last, c, c0, c_row)
+                places = [builder.add(c0, builder.mul(row, c_row)) for row in _rows(v, valid, rows)]
+                _write_whole_or_first(v, sums, last, c, places)
 
     return simd.vector_intrinsic(write)
 
