@@ -265,17 +265,29 @@ def test_maxima_of_windows(algorithm, activation, padding, size, taps):
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("activation", [None, ("relu",), ("tanh",)], ids=str)
 @pytest.mark.parametrize("algorithm", ["winograd", "direct"])
-@pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18)])
-@pytest.mark.parametrize("taps, groups", [(3, 1), (3, 2), (5, 1)])
+@pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18), (67, 45)])
+@pytest.mark.parametrize(
+    "taps, channels, more",
+    [
+        (3, 20, {}),
+        (3, 20, {"groups": 2}),
+        (5, 20, {}),
+        (3, 3, {}),
+        (2, 3, {"strides": (2, 1)}),
+        (1, 5, {"strides": (2, 2)}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_maxima_and_their_places(dtype, taps, groups, size, algorithm, activation, padding):
+def test_maxima_and_their_places(dtype, taps, channels, more, size, algorithm, activation, padding):
     """conv2d_max_pool is conv2d and then max_pool2d, with the same first winner among equals."""
     generator = np.random.default_rng(0)
-    x = generator.standard_normal((3, *size, 20)).astype(dtype)
+    x = generator.standard_normal((3, *size, channels)).astype(dtype)
     x[2, size[0] - 1, size[1] - 1, 0] = np.nan
-    kernel = generator.standard_normal((taps, taps, 20 // groups, 38)).astype(dtype)
+    per_group = channels // more.get("groups", 1)
+    kernel = generator.standard_normal((taps, taps, per_group, 38)).astype(dtype)
     bias = generator.standard_normal(38).astype(dtype) - 4  # most of a ReLU's windows are all zero
-    geometry = {"padding": "same", "groups": groups, "activation": activation}
+    geometry = {"padding": "same", "activation": activation, **more}
     with config.using(convolution=algorithm):
         y = convolution.conv2d(x, kernel, bias, **geometry)
         expected, expected_index = max_pool2d(y, (2, 2), (2, 2), padding)

@@ -36,6 +36,7 @@ from minicnn.ops.fast import gemm, simd, threads
 from minicnn.ops.fast.direct import KERNEL_GRAD
 from minicnn.ops.fast.gemm import ROWS, TILE
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.fast.pooling import max_of_row, spans
 from minicnn.ops.fast.tiles import (
     HALVES,
     LOW,
@@ -57,6 +58,7 @@ BAND_BYTES = 192 * 1024  # of s: leaves most of a second cache of 1 MB to the ke
 WIDEST = 128 * 1024  # elements of the rows that an output row sees: half of a second cache
 APART = 128  # elements; pixels that lie so far apart share few sets of the first cache
 BAND = 1024  # positions; also what is summed up in one piece in the gradient of the kernel
+SIDE = 2  # of the windows whose maxima are taken while a band is in the caches
 WORTH_LOOKING = 128  # taps, of which those that see only border are searched for
 STREAM_BYTES = 16 << 20  # outputs of 6 MB were quicker in the third cache
 TASKS, FEWEST = 8, 64  # bands of all pictures, if they have as many positions
@@ -143,24 +145,62 @@ def _worker_products(worker, x, table, phases, pixels, outs, taps, tap_rows, b, 
     for task in range(first, last):
         image, band = divmod(task, bands)
         row = band * table[BAND_HEIGHT]
-        s = _band(x, table, image, row, scratches[worker])
-        c0 = image * table[Y_IMAGE] + row * table[Y_ROW]
-        if not table[COVERED]:
-            y[c0 : min(c0 + table[BAND_HEIGHT] * table[Y_ROW], (image + 1) * table[Y_IMAGE])] = 0
-        packed_at = 0
-        for i in range(len(phases)):
-            phase = phases[i]
-            positions = min(table[BAND_HEIGHT], phase[PHASE_HEIGHT] - row) * phase[PHASE_WIDTH]
-            depth = phase[TAP_ROWS] * phase[ROW_TAPS]
-            if depth:
-                _phase_products(s, table, row, phase, positions, pixels, outs, taps, tap_rows, b,
-                                packed_at, filters, start, y, c0, code, slope,
-                                streaming)  # fmt: skip
-            packed_at += depth * _packed_columns(filters, simd.VECTOR_BYTES // y.itemsize)
-            if code > gemm.FLOOR:
-                gemm.activate_row(y, c0, positions * filters, code, slope)
+        _band_products(x, table, image, row, phases, pixels, outs, taps, tap_rows, b, filters,
+                       start, y, image * table[Y_IMAGE] + row * table[Y_ROW], code, slope,
+                       streaming, scratches[worker])  # fmt: skip
     if streaming:
         simd.end_of_stream(y)
+
+
+@kernel
+def _band_products(x, table, image, row, phases, pixels, outs, taps, tap_rows, b, filters, start, y,
+                   c0, code, slope, streaming, scratch):  # fmt: skip
+    """The outputs of the band that begins with an output row of a picture, from y[c0] on."""
+    s = _band(x, table, image, row, scratch)
+    if not table[COVERED]:
+        size = min(table[BAND_HEIGHT] * table[Y_ROW], table[Y_IMAGE] - row * table[Y_ROW])
+        y[c0 : c0 + size] = 0
+    packed_at = 0
+    for i in range(len(phases)):
+        phase = phases[i]
+        positions = min(table[BAND_HEIGHT], phase[PHASE_HEIGHT] - row) * phase[PHASE_WIDTH]
+        depth = phase[TAP_ROWS] * phase[ROW_TAPS]
+        if depth:
+            _phase_products(s, table, row, phase, positions, pixels, outs, taps, tap_rows, b,
+                            packed_at, filters, start, y, c0, code, slope, streaming)  # fmt: skip
+        packed_at += depth * _packed_columns(filters, simd.VECTOR_BYTES // y.itemsize)
+        if code > gemm.FLOOR:
+            gemm.activate_row(y, c0, positions * filters, code, slope)
+
+
+@parallel_kernel
+def _pooled_products(x, table, phases, pixels, outs, taps, tap_rows, matrix, starts, step, filters,
+                     packed, start, code, slope, streaming, scratch, bands, down, across, side, y,
+                     index):  # fmt: skip
+    """y and index: the maxima of windows of side x side and their places."""
+    for number in prange(len(starts)):
+        _pack(np.int64(number), phases, matrix, starts, step, filters, packed)
+    for worker in prange(len(scratch)):
+        _worker_maxima(np.int64(worker), x, table, phases, pixels, outs, taps, tap_rows, packed,
+                       filters, start, code, slope, streaming, scratch, bands[worker], down, across,
+                       side, y, index)  # fmt: skip
+
+
+@kernel
+def _worker_maxima(worker, x, table, phases, pixels, outs, taps, tap_rows, b, filters, start, code,
+                   slope, streaming, scratches, band, down, across, side, y, index):  # fmt: skip
+    """The outputs of a band, which holds whole windows, stay in the caches until it is pooled."""
+    bands, line = _bands(table), len(across) * filters
+    first, last = gemm.share(worker, len(scratches), table[IMAGES] * bands)
+    for task in range(first, last):
+        image, number = divmod(task, bands)
+        row = number * table[BAND_HEIGHT]
+        _band_products(x, table, image, row, phases, pixels, outs, taps, tap_rows, b, filters,
+                       start, band, gemm.ORIGIN, code, slope, streaming,
+                       scratches[worker])  # fmt: skip
+        for i in range(row // side, min((row + table[BAND_HEIGHT]) // side, len(down))):
+            max_of_row(band, -row * table[Y_ROW], down[i], across, table[Y_ROW] // filters, filters,
+                       side, y, index, (image * len(down) + i) * line)  # fmt: skip
 
 
 @kernel
@@ -360,10 +400,11 @@ class Phase(NamedTuple):
     columns: list  # the same for columns
 
 
-def _plan(images, size, channels, steps, phases, y_strides, tap_start, step, itemsize):
+def _plan(images, size, channels, steps, phases, y_strides, tap_start, step, itemsize, unit=1):
     """Tables for windows of `channels` x rows x columns of each phase.
 
-    `tap_start(i, j)` is where in the kernel tap (i, j) begins, `step` from channel to channel.
+    `tap_start(i, j)` is where in the kernel tap (i, j) begins, `step` from channel to channel; the
+    height of a band is a multiple of `unit`.
     """
     (height, width), (y_image, y_row, y_pixel) = size, y_strides
     out_height, out_width = (max(phase.size[axis] for phase in phases) for axis in (0, 1))
@@ -372,7 +413,7 @@ def _plan(images, size, channels, steps, phases, y_strides, tap_start, step, ite
     first_row, first_column = min(rows), min(columns)
     seen = max(rows) - first_row + 1
     band_row = ((out_width - 1) * steps[1] + max(columns) - first_column + 1) * channels
-    in_place = _is_in_place(size, (out_height, out_width), steps, rows, columns)
+    in_place = unit == 1 and _is_in_place(size, (out_height, out_width), steps, rows, columns)
     if in_place:
         first_row, first_column, band_row = 0, 0, width * channels
     even = max(images * out_height // TASKS, FEWEST // out_width)  # some for every thread
@@ -384,7 +425,8 @@ def _plan(images, size, channels, steps, phases, y_strides, tap_start, step, ite
         bands, rest = divmod(out_height, height)
         return bands * -(-height * out_width // TILE) + -(-rest * out_width // TILE)
 
-    band = min(range(most, max(1, least) - 1, -1), key=tiles)  # of equal ones the highest
+    heights = [h for h in range(most, max(1, least) - 1, -1) if h % unit == 0]
+    band = min(heights, key=tiles, default=unit)  # of equal ones the highest
     if in_place:  # no band is lower than the others: nothing below the picture is read
         band = max(height for height in range(1, most + 1) if out_height % height == 0)
     table = (images, height, width * channels, out_height, steps[0], band, band_row, first_row,
@@ -424,7 +466,7 @@ def _is_in_place(size, out_size, steps, rows, columns):
 
 
 @functools.lru_cache(maxsize=256)
-def _forward_plan(shape, itemsize):
+def _forward_plan(shape, itemsize, unit=1):
     n, h, w, c = shape.input_shape
     (top, _), (left, _) = shape.padding
     kh, kw, _, filters = shape.kernel_shape
@@ -434,7 +476,7 @@ def _forward_plan(shape, itemsize):
     phase = Phase((oh, ow), 0, rows, columns)
     strides = oh * ow * filters, ow * filters, filters
     return _plan(n, (h, w), c, shape.strides, [phase], strides,
-                 lambda i, j: (i * kw + j) * c * filters, filters, itemsize)  # fmt: skip
+                 lambda i, j: (i * kw + j) * c * filters, filters, itemsize, unit)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
@@ -468,11 +510,30 @@ def _input_grad_plan(shape, itemsize):
 # -- The three products ----------------------------------------------------------------------------
 
 
-def convolve(x, kernel, bias, shape, activation, y):
-    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
-    shape = _as_one_column(shape)
-    plan = _forward_plan(shape, x.itemsize)
-    _run(plan, x, kernel, 1, shape.kernel_shape[3], bias, activation, y)
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None):
+    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None.
+
+    With pooled_shape y has that shape and holds the maxima of 2x2 windows, and `index`, if given,
+    their places in them.
+    """
+    filters = shape.kernel_shape[3]
+    if pooled_shape is None:
+        shape = _as_one_column(shape)
+        plan = _forward_plan(shape, x.itemsize)
+        _run(plan, x, kernel, 1, filters, bias, activation, y)
+        return
+    plan = _forward_plan(shape, x.itemsize, SIDE)
+    arguments, code, slope, scratch = _prepared(plan, x, kernel, 1, filters, bias, activation)
+    tables = [
+        spans(length, SIDE, SIDE, 0, count)
+        for length, count in zip(shape.output_shape[1:3], pooled_shape[1:3], strict=True)
+    ]
+    outputs = int(plan.table[BAND_HEIGHT] * plan.table[Y_ROW]) + 2 * simd.lanes(x.dtype)
+    if index is None:
+        index = arena.empty(y.shape, np.uint8)
+    _pooled_products(*arguments, code, slope, False, scratch,
+                     arena.empty((len(scratch), outputs), x.dtype), *tables, SIDE, y,
+                     index)  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -497,14 +558,19 @@ def _as_one_column(shape):
 
 
 def _run(plan, x, kernel, step, columns, bias, activation, y):
+    arguments, code, slope, scratch = _prepared(plan, x, kernel, step, columns, bias, activation)
+    streaming = code <= gemm.FLOOR and y.nbytes >= STREAM_BYTES and simd.streams(y, columns)
+    _products(*arguments, y, code, slope, streaming, scratch)
+
+
+def _prepared(plan, x, kernel, step, columns, bias, activation):
+    """What both kernels take first, the activation's code and number, room for the bands."""
     packed = arena.empty((len(plan.starts) * (columns + 2 * simd.lanes(x.dtype)),), x.dtype)
     start = gemm.start_vector(bias, activation, columns, x.dtype)
+    arguments = (x, plan.table, plan.phases, plan.pixels, plan.outs, plan.taps, plan.tap_rows,
+                 kernel, plan.starts, step, columns, packed, start)  # fmt: skip
     scratch = arena.empty((min(threads.count(), plan.tasks), plan.scratch), x.dtype)
-    code, slope = gemm.activation_code(activation, x.dtype)
-    streaming = code <= gemm.FLOOR and y.nbytes >= STREAM_BYTES and simd.streams(y, columns)
-    _products(x, plan.table, plan.phases, plan.pixels, plan.outs, plan.taps, plan.tap_rows, kernel,
-              plan.starts, step, columns, packed, start, y, code, slope, streaming,
-              scratch)  # fmt: skip
+    return arguments, *gemm.activation_code(activation, x.dtype), scratch
 
 
 def _height(count, heights):

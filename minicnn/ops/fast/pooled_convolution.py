@@ -1,12 +1,13 @@
 """Convolution and the maxima of 2x2 windows in one pass; equations in the files of either.
 
 Design: what Winograd's last transform leaves in registers are whole windows; their maxima and
-winners are stored and nothing else, a quarter of the outputs. Other algorithms are followed by the
-pooling.
+winners are stored and nothing else, a quarter of the outputs. few_channels.py computes a band of
+rows into a buffer that stays in the caches and pools it there. Other algorithms are followed by
+the pooling.
 """
 
 from minicnn.ops import arena, shapes
-from minicnn.ops.fast import operands, winograd
+from minicnn.ops.fast import operands
 from minicnn.ops.fast.convolution import WINDOWS, algorithm_for, conv2d, pools_itself
 from minicnn.ops.fast.direct import FORWARD, geometry
 from minicnn.ops.fast.pooling import max_pool2d
@@ -30,7 +31,8 @@ def conv2d_max_pool(
     """
     dtype = operands.float_type("x", x)
     shape = geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    if not pools_itself(algorithm_for(shape, dtype, FORWARD), shape, activation):
+    algorithm = algorithm_for(shape, dtype, FORWARD)
+    if not pools_itself(algorithm, shape, activation):
         y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation)
         return max_pool2d(y, *WINDOWS, pool, out)
     y_shape = shapes.pooled_shape(shape.output_shape, pool)
@@ -41,6 +43,6 @@ def conv2d_max_pool(
             bias = operands.flat("bias", bias, shape.kernel_shape[3:], dtype)
         x = operands.flat("x", x, shape.input_shape, dtype)
         kernel = operands.flat("kernel", kernel, shape.kernel_shape, dtype)
-        winograd.convolve(x, kernel, bias, shape, activation, y.reshape(-1), y_shape,
-                          index.reshape(-1))  # fmt: skip
+        algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1), y_shape,
+                           index.reshape(-1))  # fmt: skip
     return y, index
