@@ -146,19 +146,21 @@ def _worker_products(worker, workers, x, pixels, outs, taps, matrix, in_place, c
         count = min(columns - column, 2 * lanes)
         valid = min(height, rows - i)
         if count <= lanes and in_place:
-            positions_one_low(x, pixels, outs, i, valid, taps, depth, matrix, column, columns,
-                              count, y, column, start, column, column, code, slope, 0)  # fmt: skip
+            positions_one_low(x, pixels, outs, i, valid, taps, gemm.ORIGIN, depth, matrix, column,
+                              columns, count, y, column, start, column, column, code, slope,
+                              0)  # fmt: skip
         elif count <= lanes:
-            positions_one_low(x, pixels, outs, i, valid, taps, depth, packed, column * depth, lanes,
-                              count, y, column, start, column, column, code, slope, 0)  # fmt: skip
-        elif height == TILE:
-            positions_two(x, pixels, outs, i, valid, taps, depth, packed, column * depth,
-                          2 * lanes, count - lanes, y, column, start, column, column, code, slope,
-                          0)  # fmt: skip
-        else:
-            positions_two_low(x, pixels, outs, i, valid, taps, depth, packed, column * depth,
-                              2 * lanes, count - lanes, y, column, start, column, column, code,
+            positions_one_low(x, pixels, outs, i, valid, taps, gemm.ORIGIN, depth, packed,
+                              column * depth, lanes, count, y, column, start, column, column, code,
                               slope, 0)  # fmt: skip
+        elif height == TILE:
+            positions_two(x, pixels, outs, i, valid, taps, gemm.ORIGIN, depth, packed,
+                          column * depth, 2 * lanes, count - lanes, y, column, start, column,
+                          column, code, slope, 0)  # fmt: skip
+        else:
+            positions_two_low(x, pixels, outs, i, valid, taps, gemm.ORIGIN, depth, packed,
+                              column * depth, 2 * lanes, count - lanes, y, column, start, column,
+                              column, code, slope, 0)  # fmt: skip
         if code > gemm.FLOOR:
             for k in range(i, i + valid):
                 gemm.activate_row(y, outs[k] + column, count, code, slope)

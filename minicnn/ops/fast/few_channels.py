@@ -226,18 +226,18 @@ def _phase_products(s, table, row, phase, positions, pixels, outs, taps, tap_row
                     begin, end = 0, phase[TAP_ROWS]
             t = begin * phase[ROW_TAPS]
             count = end * phase[ROW_TAPS] - t
-            windows, p = taps[phase[FIRST_TAP] + t :], phase[FIRST_PIXEL] + i
+            t0, p = phase[FIRST_TAP] + t, phase[FIRST_PIXEL] + i
             b0 = packed_at + column * depth + t * width
             if panel == 4:
-                positions_two(s, pixels, outs, p, valid, windows, count, b, b0, width,
+                positions_two(s, pixels, outs, p, valid, taps, t0, count, b, b0, width,
                               used - lanes, y, c0 + column, start, column, column + to_floor, code,
                               slope, streaming)  # fmt: skip
             elif panel == 2:
-                positions_one(s, pixels, outs, p, valid, windows, count, b, b0, width, used, y,
+                positions_one(s, pixels, outs, p, valid, taps, t0, count, b, b0, width, used, y,
                               c0 + column, start, column, column + to_floor, code, slope,
                               streaming)  # fmt: skip
             else:
-                positions_half(s, pixels, outs, p, valid, windows, count, b, b0, width, used, y,
+                positions_half(s, pixels, outs, p, valid, taps, t0, count, b, b0, width, used, y,
                                c0 + column, start, column, column + to_floor, code, slope,
                                streaming)  # fmt: skip
         column += used

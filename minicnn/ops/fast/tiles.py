@@ -83,30 +83,26 @@ def _parts(v, index, vectors):
     return [v.builder.add(index, v.integer(i * v.lanes)) for i in range(vectors)]
 
 
-def _rows(v, valid, count):
-    """Numbers of the first `valid` rows of `count`; in place of those beyond, the last one's."""
+def _write(v, sums, valid, c, place, store, store_last):
+    """The first `valid` rows to c, each at place(its number); those beyond go where the last one is
+    written afterwards."""
     final = v.builder.sub(valid, v.integer(1))
-    inside = [v.builder.icmp_signed("<", v.integer(i), final) for i in range(count)]
-    return [v.builder.select(each, v.integer(i), final) for i, each in enumerate(inside)]
-
-
-def _write(v, sums, c, places, store, store_last):
-    """Rows of sums to c, the first one last: rows beyond the last lie where that one does."""
-    for row, place in reversed(list(zip(sums, places, strict=True))):
-        *parts, end = _parts(v, place, len(row))
+    for i, row in reversed(list(enumerate(sums))):
+        inside = v.builder.icmp_signed("<", v.integer(i), final)
+        *parts, end = _parts(v, place(v.builder.select(inside, v.integer(i), final)), len(row))
         for value, at in zip(row, parts, strict=False):
             store(value, c, at)
         store_last(row[-1], c, end)
 
 
-def _write_whole_or_first(v, sums, last, c, places):
+def _write_whole_or_first(v, sums, valid, last, c, place):
     whole = v.builder.icmp_signed("==", last, v.integer(v.lanes))
     with v.builder.if_else(whole) as (all_of_it, some_of_it):
         with all_of_it:
-            _write(v, sums, c, places, v.store, v.store)
+            _write(v, sums, valid, c, place, v.store, v.store)
         with some_of_it:
             _write(
-                v, sums, c, places, v.store,
+                v, sums, valid, c, place, v.store,
                 lambda value, array, at: v.store_first(value, array, at, last),
             )  # fmt: skip
 
@@ -117,30 +113,32 @@ def _position_tile(rows, vectors, half=False, packed=True):
     `packed`: b has whole vectors in every row, whatever `last` is.
     """
 
-    def write(v, s, pixels, outs, p0, valid, taps, count, b, b0, b_row, last, c, c0, start, start0,
-              floor0, code, slope, streaming):  # fmt: skip
-        """c = start + s @ b for the first `valid` rows, then the activation if it is a rectifier;
-        the last vector of a row has `last` elements. `streaming`: past the caches."""
+    def write(v, s, pixels, outs, p0, valid, taps, t0, count, b, b0, b_row, last, c, c0, start,
+              start0, floor0, code, slope, streaming):  # fmt: skip
+        """c = start + s @ b for the first `valid` rows from p0 on and `count` taps from t0 on, then
+        the activation if it is a rectifier; the last vector of a row has `last` elements.
+        `streaming`: past the caches."""
         builder = v.builder
         if half:
             v = HalfVectors(builder, v.scalar)
         offsets = [v.load_integer(pixels, builder.add(p0, v.integer(i))) for i in range(rows)]
         first = [v.load(start, at) for at in _parts(v, start0, vectors)]
         read = None if packed else last
-        sums = _accumulate(v, s, taps, offsets, count, b, b0, b_row, read, [first] * rows)
+        windows = builder.gep(taps, [t0])
+        sums = _accumulate(v, s, windows, offsets, count, b, b0, b_row, read, [first] * rows)
 
-        numbers = [builder.add(p0, row) for row in _rows(v, valid, rows)]
-        places = [builder.add(c0, v.load_integer(outs, at)) for at in numbers]
+        def place(row):
+            return builder.add(c0, v.load_integer(outs, builder.add(p0, row)))
 
         def finish(sums):
             if half:  # its rows do not begin where a vector does
-                _write_whole_or_first(v, sums, last, c, places)
+                _write_whole_or_first(v, sums, valid, last, c, place)
                 return
             with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
                 with yes:
-                    _write(v, sums, c, places, v.stream, v.stream)
+                    _write(v, sums, valid, c, place, v.stream, v.stream)
                 with no:
-                    _write_whole_or_first(v, sums, last, c, places)
+                    _write_whole_or_first(v, sums, valid, last, c, place)
 
         with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, other):
             with rectifier:
@@ -172,8 +170,9 @@ def _tap_tile(rows, vectors, half=False):
                     for value, place in zip(sums[i], at, strict=True):
                         v.store(v.add(v.load(c, place), value), c, place)
             with writing:
-                places = [builder.add(c0, builder.mul(row, c_row)) for row in _rows(v, valid, rows)]
-                _write_whole_or_first(v, sums, last, c, places)
+                _write_whole_or_first(
+                    v, sums, valid, last, c, lambda row: builder.add(c0, builder.mul(row, c_row))
+                )
 
     return simd.vector_intrinsic(write)
 
