@@ -13,10 +13,10 @@ from minicnn.ops.fast import (
     amx_direct,
     amx_gradient,
     amx_winograd,
+    bands,
     convolution,
     dense,
     direct,
-    few_channels,
     winograd,
 )
 from minicnn.ops.reference import convolution as reference
@@ -202,7 +202,7 @@ def test_nothing_beside_the_output_is_written():
 
 
 def test_where_it_is_chosen(monkeypatch):
-    monkeypatch.setattr(few_channels, "pays", lambda *_: False)  # direct, too: tested elsewhere
+    monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 
     def chosen(c=32, f=32, kernel=3, product=convolution.FORWARD, dtype=np.float32, n=8):
         geometry = direct.geometry(

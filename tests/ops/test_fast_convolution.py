@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
-from minicnn.ops.fast import convolution, dense, dense_products, few_channels
+from minicnn.ops.fast import bands, convolution, dense, dense_products
 from minicnn.ops.fast.pooled_convolution import conv2d_max_pool
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
@@ -85,7 +85,7 @@ def choosing(module, name, choice):
 
 
 # Where the algorithm for few channels is used: nowhere, where it can be, where it is chosen.
-FEW_CHANNELS = {"never": lambda *_: False, "ever": few_channels.is_defined, "chosen": None}
+FEW_CHANNELS = {"never": lambda *_: False, "ever": bands.is_defined, "chosen": None}
 
 
 def check(x_shape, kernel_shape, strides, padding, dilation, groups, dtype):
@@ -144,7 +144,7 @@ def geometries(draw):
     geometries(), st.sampled_from([np.float32, np.float64]), st.sampled_from(sorted(FEW_CHANNELS))
 )
 def test_every_geometry_is_exact_on_integers(geometry, dtype, few):
-    with choosing(few_channels, "pays", FEW_CHANNELS[few]):
+    with choosing(bands, "pays", FEW_CHANNELS[few]):
         check(*geometry, dtype)
 
 
@@ -222,7 +222,7 @@ def test_floor_of_every_filter(algorithm, filters):
     geometry = {"padding": "same", "groups": groups}
     few = FEW_CHANNELS["ever" if algorithm == "few" else "never"]
     forced = config.using(convolution="winograd" if algorithm == "winograd" else "direct")
-    with forced, choosing(few_channels, "pays", few):
+    with forced, choosing(bands, "pays", few):
         z = convolution.conv2d(x, kernel, bias, **geometry)
         y = convolution.conv2d(x, kernel, bias, **geometry, floor=floor)
         np.testing.assert_array_equal(y, np.maximum(z, floor))
@@ -431,7 +431,7 @@ def test_dense_gives_the_same_bits_on_any_number_of_threads():
     np.testing.assert_allclose(results[0][0], exact, rtol=0, atol=2e-5 * np.abs(exact).max())
 
 
-def test_where_few_channels_are_chosen():
+def test_where_bands_are_chosen():
     def chosen(c, f, product, kernel=3, strides=1, groups=1, size=16):
         shape = convolution.geometry(
             (8, size, size, c),
@@ -442,7 +442,7 @@ def test_where_few_channels_are_chosen():
             groups,
         )
         with config.using(amx="off"):
-            return convolution.algorithm_for(shape, np.dtype(np.float32), product) is few_channels
+            return convolution.algorithm_for(shape, np.dtype(np.float32), product) is bands
 
     assert chosen(3, 64, convolution.FORWARD)
     assert chosen(3, 64, convolution.KERNEL_GRAD)
@@ -474,7 +474,7 @@ BANDS = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("geometry", BANDS, ids=str)
 def test_bands_are_exact_on_integers(geometry, dtype):
-    with choosing(few_channels, "pays", FEW_CHANNELS["ever"]):
+    with choosing(bands, "pays", FEW_CHANNELS["ever"]):
         check(*geometry, dtype)
 
 
@@ -486,7 +486,7 @@ def test_bands_do_not_depend_on_the_number_of_threads():
     geometry = {"strides": (2, 2), "padding": "same"}
     results = []
     for threads in (1, 2):
-        with config.using(threads=threads), choosing(few_channels, "pays", FEW_CHANNELS["ever"]):
+        with config.using(threads=threads), choosing(bands, "pays", FEW_CHANNELS["ever"]):
             results.append(
                 (
                     convolution.conv2d(x, kernel, **geometry),
@@ -502,8 +502,8 @@ def test_outputs_past_the_caches():
     """Large enough for `stream`: whole tiles and the last, lower ones."""
     x, kernel = integers((32, 97, 89, 3)), integers((3, 3, 3, 16), seed=1)
     y = convolution.conv2d(x, kernel, None, (1, 1), "same", activation=("relu",))
-    assert y.nbytes >= few_channels.STREAM_BYTES
-    with choosing(few_channels, "pays", FEW_CHANNELS["never"]):
+    assert y.nbytes >= bands.STREAM_BYTES
+    with choosing(bands, "pays", FEW_CHANNELS["never"]):
         expected = convolution.conv2d(x, kernel, None, (1, 1), "same", activation=("relu",))
     np.testing.assert_array_equal(y, expected)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn import config
-from minicnn.ops.fast import convolution, direct, few_channels, winograd
+from minicnn.ops.fast import bands, convolution, direct, winograd
 
 BAND = 300  # elements before and after an array that must not be touched
 
@@ -181,7 +181,7 @@ def test_groups(groups, c, f):
 
 
 def test_where_it_is_chosen(monkeypatch):
-    monkeypatch.setattr(few_channels, "pays", lambda *_: False)  # direct, too: tested elsewhere
+    monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 
     def chosen(dtype=np.float32, c=32, f=32, kernel=(3, 3), size=(16, 16), n=8, **change):
         options = {"strides": (1, 1), "padding": "same", "dilation": (1, 1), "groups": 1} | change

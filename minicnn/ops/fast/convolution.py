@@ -16,9 +16,9 @@ from minicnn.ops.fast import (
     amx_direct,
     amx_gradient,
     amx_winograd,
+    bands,
     depthwise,
     direct,
-    few_channels,
     grouped,
     operands,
     winograd,
@@ -31,10 +31,10 @@ from minicnn.ops.fast.pooling import max_pool2d
 # longer than its fewer products save on the tile unit (512 x 512, 14 x 14: 38 ms, direct 30).
 LARGE_KERNEL = 1 << 17
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
-# 16 to 16 channels takes 1.8 ms and 1.5 by `few_channels`, 32 to 32 takes 3.9 and 6.1.
+# 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
 WINDOWS = (2, 2), (2, 2)  # size and strides of those that conv2d pools itself
-WITH_FLOORS = (winograd, direct, few_channels, depthwise, grouped)
+WITH_FLOORS = (winograd, direct, bands, depthwise, grouped)
 
 
 def conv2d(
@@ -87,7 +87,7 @@ def pools_itself(algorithm, shape, activation):
     """Whether the algorithm takes the maxima of 2x2 windows before outputs leave the caches."""
     simple = activation is None or activation[0] in ("relu", "leaky_relu")
     in_registers = algorithm is winograd and shape.dilation == (1, 1) and simple
-    return in_registers or algorithm is few_channels
+    return in_registers or algorithm is bands
 
 
 @parallel_kernel
@@ -162,8 +162,8 @@ def algorithm_for(shape, dtype, product):
     algorithm = winograd if pays else direct
     if dtype == np.float32 and amx.is_available():
         algorithm = _on_tile_unit(algorithm, shape, product)
-    if algorithm is direct and few_channels.pays(shape, product):
-        return few_channels
+    if algorithm is direct and bands.pays(shape, product):
+        return bands
     return algorithm
 
 

@@ -1,7 +1,7 @@
 """Convolution and the maxima of 2x2 windows in one pass; equations in the files of either.
 
 Design: what Winograd's last transform leaves in registers are whole windows; their maxima and
-winners are stored and nothing else, a quarter of the outputs. few_channels.py computes a band of
+winners are stored and nothing else, a quarter of the outputs. bands.py computes a band of
 rows into a buffer that stays in the caches and pools it there. Other algorithms are followed by
 the pooling.
 """
