@@ -122,19 +122,21 @@ class Conv2D(Layer):
         kernel, bias, floor = ending.parameters()
         activation = None if context.logits else ending.activation
         fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
-        index = None
+        pooled = []  # what backward needs if the maxima of windows were taken
         if ending.pool and (context.training or context.keep):
             y, index = ops.conv2d_max_pool(x, kernel, bias, *self._geometry, fused, ending.pool)
+            pooled = [index, ending.pool]
         else:
             y = ops.conv2d(x, kernel, bias, *self._geometry, fused, floor, ending.pool)
         after = y if fused else None
         if activation and not fused:
             y, after = activation.forward(y, context)
-        return y, (x, after, activation, index, ending.pool)
+        return y, (x, after, activation, *pooled)
 
     def backward(self, dy, saved, needs_dx):
-        x, after, activation, index, pool = saved
-        if index is not None:
+        x, after, activation, *pooled = saved
+        if pooled:
+            index, pool = pooled
             windows = self.compute_output_shape(x.shape), *PAIRS, pool
             if after is None:
                 dz = ops.max_pool2d_grad(dy, index, *windows), ops.bias_grad(dy)
