@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn import config
-from minicnn.ops.fast import bands, convolution, direct, winograd
+from minicnn.ops.fast import bands, convolution, direct, grouped, winograd
 
 BAND = 300  # elements before and after an array that must not be touched
 
@@ -201,8 +201,9 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(dilation=(2, 2)) is winograd
     assert chosen(dilation=(6, 6)) is direct  # phases of 2 or 3 outputs
     assert chosen(c=64, f=64, groups=2) is winograd
-    assert chosen(groups=2).algorithm is winograd  # both groups as one
-    assert chosen(groups=2, kernel=(7, 7)).algorithm is direct
+    assert chosen(groups=4, c=32, f=32) is grouped
+    assert chosen(groups=2, c=48, f=48).algorithm is winograd  # both groups as one
+    assert chosen(groups=2, c=48, f=48, kernel=(7, 7)).algorithm is direct
     assert chosen(c=64, f=8, groups=8, kernel=(1, 1)).m == 8
     assert chosen(c=512, f=32, groups=8) is direct  # wide on one side: zeros would cost too much
     assert chosen(size=(1, 1)) is direct
