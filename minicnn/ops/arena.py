@@ -67,7 +67,9 @@ class _Lease:
         }
 
     def __del__(self, give=_pool.give):  # bound here: globals are gone when the interpreter ends
-        give(self.buffer)
+        buffer = getattr(self, "buffer", None)
+        if buffer is not None:  # Ctrl-C may have ended __init__ before there was one
+            give(buffer)
 
 
 def empty(shape, dtype=np.float32):

@@ -54,3 +54,13 @@ def test_no_buffer_has_two_holders_in_different_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_an_interrupt_before_there_is_a_buffer_says_nothing(monkeypatch, capsys):
+    def interrupted(size):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(arena._pool, "take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        arena.empty((64, 64))
+    assert not capsys.readouterr().err
