@@ -390,7 +390,8 @@ def plot(sections, file):
     count = len(panels) + len(rooflines)
     if not count:
         return
-    figure, axes = pyplot.subplots(count, 1, figsize=(11, 6 * count), squeeze=False)
+    width = max(11, 0.8 * len(by_kind["network"]))  # inches; a network's label needs three quarters
+    figure, axes = pyplot.subplots(count, 1, figsize=(width, 6 * count), squeeze=False)
     axes = list(axes[:, 0])
     for draw, found in panels:
         draw(axes.pop(0), found)
@@ -425,12 +426,13 @@ def _draw_networks(axis, sections):
         share = [height / own for height, own in zip(heights, ours, strict=True)]
         axis.bar(places, share, width, label=title(name), color=f"C{i}" if i < 10 else "k")
     labels = [
-        f"{s['network']}\n{s['work']}\nbatch {s['batch_size']}\n{s['threads']} thr.{_isa(s)}"
+        f"{s['network']}\n{s['work']}\nbatch {s['batch_size']}\n{s['threads']} thr."
+        + _isa(s).replace(", ", "\n")
         for s in sections
     ]
     axis.set_xticks(range(len(sections)), labels, fontsize=6)
     axis.set_ylabel("images per second, minicnn = 1")
-    axis.legend(fontsize=7, ncols=3, loc="lower center", framealpha=0.9)
+    axis.legend(fontsize=7, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.06))
     axis.set_title("Networks")
 
 
