@@ -10,8 +10,6 @@ from minicnn.layers import arguments
 from minicnn.layers.base import Layer, activation_for_above, computes_as, table
 from minicnn.ops import shapes
 
-PAIRS = (2, 2), (2, 2)  # size and strides of the windows whose maxima a convolution takes
-
 
 @table.register("Convolution2D")
 class Conv2D(Layer):
@@ -137,7 +135,7 @@ class Conv2D(Layer):
         x, after, activation, *pooled = saved
         if pooled:
             index, pool = pooled
-            windows = self.compute_output_shape(x.shape), *PAIRS, pool
+            windows = self.compute_output_shape(x.shape), *shapes.PAIRS, pool
             if after is None:
                 dz = ops.max_pool2d_grad(dy, index, *windows), ops.bias_grad(dy)
             else:

@@ -42,8 +42,8 @@ class _Pool:
         try:
             self.free[size].append(buffer)
         except KeyError:
+            bisect.insort(self.sizes, size)  # first: a size missing here is never found
             self.free.setdefault(size, []).append(buffer)
-            bisect.insort(self.sizes, size)
 
     def clear(self):
         self.sizes, self.free = [], {}

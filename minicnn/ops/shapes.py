@@ -86,9 +86,12 @@ def check_one_of_activation_and_floor(activation):
         raise ValueError(f"conv2d takes activation or floor, not both: activation {activation!r}")
 
 
+PAIRS = (2, 2), (2, 2)  # size and strides of the windows that other passes take the maxima of
+
+
 def pooled_shape(shape, padding):
     """(n, ph, pw, f) of the maxima of 2x2 windows of (n, h, w, f)."""
-    return (shape[0], *window_output_size(shape[1:3], (2, 2), (2, 2), padding), shape[3])
+    return (shape[0], *window_output_size(shape[1:3], *PAIRS, padding), shape[3])
 
 
 def halved(shape):

@@ -53,12 +53,13 @@ from minicnn.ops.fast.tiles import (
     taps_two,
     taps_two_low,
 )
+from minicnn.ops.shapes import PAIRS
 
 BAND_BYTES = 192 * 1024  # of s: leaves most of a second cache of 1 MB to the kernel and dy
 WIDEST = 128 * 1024  # elements of the rows that an output row sees: half of a second cache
 APART = 128  # elements; pixels that lie so far apart share few sets of the first cache
 BAND = 1024  # positions; also what is summed up in one piece in the gradient of the kernel
-SIDE = 2  # of the windows whose maxima are taken while a band is in the caches
+SIDE = PAIRS[0][0]  # of the windows whose maxima are taken while a band is in the caches
 WORTH_LOOKING = 128  # taps, of which those that see only border are searched for
 STREAM_BYTES = 16 << 20  # outputs of 6 MB were quicker in the third cache
 TASKS, FEWEST = 8, 64  # bands of all pictures, if they have as many positions

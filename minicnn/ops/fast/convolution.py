@@ -33,7 +33,6 @@ LARGE_KERNEL = 1 << 17
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
-WINDOWS = (2, 2), (2, 2)  # size and strides of those that conv2d pools itself
 WITH_FLOORS = (winograd, direct, bands, depthwise, grouped)
 
 
@@ -63,7 +62,7 @@ def conv2d(
         shapes.check_one_of_activation_and_floor(activation)
     if pool is not None and not pools_itself(algorithm, shape, activation):
         y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation, floor)
-        return max_pool2d(y, *WINDOWS, pool, out)[0]
+        return max_pool2d(y, *shapes.PAIRS, pool, out)[0]
     y_shape = shape.output_shape if pool is None else shapes.pooled_shape(shape.output_shape, pool)
     y = operands.output(out, y_shape, dtype)
     if bias is not None:
@@ -76,7 +75,7 @@ def conv2d(
         floor = operands.flat("floor", floor, (filters,), dtype)
         if algorithm in WITH_FLOORS:
             activation, floor = ("floor", floor), None
-    pooled_shape = [] if pool is None else [y_shape]  # an argument of Winograd's alone
+    pooled_shape = [] if pool is None else [y_shape]  # an argument of those that pool themselves
     algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1), *pooled_shape)
     if floor is not None:
         raise_to(y.reshape(-1, filters), floor)

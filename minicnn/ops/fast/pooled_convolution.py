@@ -8,7 +8,7 @@ the pooling.
 
 from minicnn.ops import arena, shapes
 from minicnn.ops.fast import operands
-from minicnn.ops.fast.convolution import WINDOWS, algorithm_for, conv2d, pools_itself
+from minicnn.ops.fast.convolution import algorithm_for, conv2d, pools_itself
 from minicnn.ops.fast.direct import FORWARD, geometry
 from minicnn.ops.fast.pooling import max_pool2d
 
@@ -34,10 +34,10 @@ def conv2d_max_pool(
     algorithm = algorithm_for(shape, dtype, FORWARD)
     if not pools_itself(algorithm, shape, activation):
         y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation)
-        return max_pool2d(y, *WINDOWS, pool, out)
+        return max_pool2d(y, *shapes.PAIRS, pool, out)
     y_shape = shapes.pooled_shape(shape.output_shape, pool)
     y = operands.output(out, y_shape, dtype)
-    index = arena.empty(y_shape, shapes.window_index_dtype(WINDOWS[0]))
+    index = arena.empty(y_shape, shapes.window_index_dtype(shapes.PAIRS[0]))
     if y.size:
         if bias is not None:
             bias = operands.flat("bias", bias, shape.kernel_shape[3:], dtype)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
+from minicnn.ops.fast import gemm
 from minicnn.ops.fast.channel_sums import GROUP, Rows, add_to, fold_sums
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.normalization import (
@@ -30,11 +31,10 @@ from minicnn.ops.fast.normalization import (
 )
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.pooling import Windows, max_of_row, spread_row
-from minicnn.ops.shapes import halved, window_index_dtype
+from minicnn.ops.shapes import PAIRS, halved, window_index_dtype
 
-SIDE = 2  # of the windows
-# For arguments of kernels, see gemm.ORIGIN: the buffer's begin, and that it stays in the cache.
-ORIGIN, STORED = 0, 0
+SIDE = PAIRS[0][0]  # of the windows
+STORED = 0  # for an argument of kernels, see gemm.ORIGIN: not past the caches
 
 
 @parallel_kernel
@@ -53,7 +53,7 @@ def normalize_max(x, gamma, beta, epsilon, slope, rows, down, across, w, side, s
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
             group_normalize(part, start, count, width, vectors, slope, two)
-        max_of_row(two, ORIGIN, down[0], across, w, channels, side, y, index, pair * line // 2)
+        max_of_row(two, gemm.ORIGIN, down[0], across, w, channels, side, y, index, pair * line // 2)
 
 
 @parallel_kernel
@@ -80,7 +80,8 @@ def products_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors, 
     both, group = sums.reshape(2 * width), np.empty(2 * width, x.dtype)
     two = np.empty(2 * line, x.dtype)
     for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
-        spread_row(dy, index, at // (side * side), down[0], across, w, c, side, two, ORIGIN, STORED)
+        spread_row(dy, index, at // (side * side), down[0], across, w, c, side, two, gemm.ORIGIN,
+                   STORED)  # fmt: skip
         part = x[at : at + 2 * line]
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
@@ -96,7 +97,8 @@ def input_grad_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors
     sums[:] = 0
     group, two = np.empty(width, x.dtype), np.empty(2 * line, x.dtype)
     for at in range(b * rows * width, min((b + 1) * rows * width, x.size), 2 * line):
-        spread_row(dy, index, at // (side * side), down[0], across, w, c, side, two, ORIGIN, STORED)
+        spread_row(dy, index, at // (side * side), down[0], across, w, c, side, two, gemm.ORIGIN,
+                   STORED)  # fmt: skip
         part = slice(at, at + 2 * line)
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
@@ -112,7 +114,7 @@ def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
     """
     dtype, w, windows = float_type("x", x), x.shape[2], _windows(x.shape)
     y, cut = output(out, halved(x.shape), dtype), Rows(x.shape, run=2 * w)
-    index = arena.empty(y.shape, window_index_dtype((SIDE, SIDE)))
+    index = arena.empty(y.shape, window_index_dtype(PAIRS[0]))
     slope, (gamma, beta) = rectifier(activation, dtype), weights(cut, dtype, gamma, beta)
     x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
     normalize_max(x, gamma, beta, epsilon, slope, cut.rows, *windows.tables, w, SIDE,
@@ -131,7 +133,7 @@ def batch_norm_max_pool_grad(
     dtype, shape, (_, _, w, c) = float_type("x", x), halved(x.shape), x.shape
     dx, cut, grads = output(out, x.shape, dtype), Rows(x.shape, run=2 * w), np.empty((3, c))
     gamma, beta = weights(cut, dtype, gamma, beta)
-    index = flat("index", index, shape, window_index_dtype((SIDE, SIDE)))
+    index = flat("index", index, shape, window_index_dtype(PAIRS[0]))
     gradients_max(flat("dy", dy, shape, dtype), index, flat("x", x, x.shape, dtype), gamma, beta,
                   epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows,
                   *_windows(x.shape).tables, w, SIDE, cut.partial_sums(2), cut.vectors(5, dtype),
@@ -140,4 +142,4 @@ def batch_norm_max_pool_grad(
 
 
 def _windows(shape):
-    return Windows(shape, (SIDE, SIDE), (SIDE, SIDE), "valid")
+    return Windows(shape, *PAIRS, "valid")

@@ -17,14 +17,12 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import simd
+from minicnn.ops.fast import gemm, simd
 from minicnn.ops.fast.channel_sums import Rows, add_rows, fold_sums
 from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.shapes import pool2d_shape, pool_padding, window_index_dtype
-
-ORIGIN = 0  # for arguments of kernels, see gemm.py
 
 
 class Windows:
@@ -353,8 +351,8 @@ def max_grad_rectified(dy, index, y, slope, down, across, h, w, c, kw, dx, strea
             row = at // line
             i, start = row % oh, row // oh * h * w * c
             rectify(dy[at : at + line], y[at : at + line], slope, g)
-            add_rows(g, ORIGIN, line, sums[b, 0], group)
-            spread_row(g, index[at : at + line], ORIGIN, down[i], across, w, c, kw, dx, start,
+            add_rows(g, gemm.ORIGIN, line, sums[b, 0], group)
+            spread_row(g, index[at : at + line], gemm.ORIGIN, down[i], across, w, c, kw, dx, start,
                        streaming)  # fmt: skip
             if i == oh - 1:
                 dx[start + covered * w * c : start + h * w * c] = 0

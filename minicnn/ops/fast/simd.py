@@ -3,9 +3,9 @@
 A function decorated with `@vector_intrinsic` receives a `Vectors` object, which writes LLVM
 instructions, and its arguments as LLVM values: an array becomes the address of its first element,
 an integer stays one, a tuple of integers is its length, a number of Python. Kernels then call it
-like any function. All arrays of a call have one dtype,
-which decides the lanes (float32: 16 with AVX-512, 8 with AVX2, 4 with SSE or NEON; float64: half
-of it), so one text serves every processor and both types.
+like any function. All floats of a call have one dtype, which decides the lanes (float32: 16 with
+AVX-512, 8 with AVX2, 4 with SSE or NEON; float64: half of it), so one text serves every processor
+and both types.
 
 Nothing here checks bounds: addresses are array + element offset, and the caller is responsible.
 """

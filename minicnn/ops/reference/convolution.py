@@ -22,6 +22,7 @@ import numpy as np
 from minicnn.ops.reference.elementwise import activate
 from minicnn.ops.reference.output import deliver
 from minicnn.ops.shapes import (
+    PAIRS,
     check_one_of_activation_and_floor,
     conv2d_shape,
     pool_padding,
@@ -111,8 +112,8 @@ def conv2d(
     if activation is not None:
         y = activate(y, activation)
     if pool is not None:
-        padding = pool_padding(pool, y.shape[1:3], (2, 2), (2, 2))
-        y = im2col(y, (2, 2), (2, 2), padding, fill=-np.inf).max(axis=(3, 4))
+        padding = pool_padding(pool, y.shape[1:3], *PAIRS)
+        y = im2col(y, *PAIRS, padding, fill=-np.inf).max(axis=(3, 4))
     return deliver(y, x.dtype, out)
 
 

@@ -2,6 +2,7 @@
 
 from minicnn.ops.reference.convolution import conv2d
 from minicnn.ops.reference.pooling import max_pool2d
+from minicnn.ops.shapes import PAIRS
 
 
 def conv2d_max_pool(
@@ -21,4 +22,4 @@ def conv2d_max_pool(
     `conv2d`, then `max_pool2d` with windows of 2x2 and padding `pool`.
     """
     y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation)
-    return max_pool2d(y, (2, 2), (2, 2), pool, out)
+    return max_pool2d(y, *PAIRS, pool, out)

@@ -7,9 +7,9 @@ from minicnn.ops.reference.elementwise import activate_bias_grad
 from minicnn.ops.reference.normalization import batch_norm_train, batch_norm_train_grad
 from minicnn.ops.reference.output import deliver
 from minicnn.ops.reference.pooling import max_pool2d, max_pool2d_grad
-from minicnn.ops.shapes import halved
+from minicnn.ops.shapes import PAIRS, halved
 
-WINDOWS = (2, 2), (2, 2), "valid"  # size, strides, padding
+WINDOWS = *PAIRS, "valid"  # size, strides, padding
 
 
 def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
