@@ -1,8 +1,8 @@
 """Batch normalization, compiled; the equations stand in reference/normalization.py.
 
 Design: one pass for the sums and one for the result, each at the speed of memory, and the few
-numbers between them, all in one kernel: from NumPy they took half as long again as the passes over
-64 pictures of 8 x 8 pixels. The sums (channel_sums.py) run over d = x - shift, where shift is the
+numbers between them, all in one kernel: with NumPy between two it took 0.12 ms, not 0.11, over 64
+pictures of 8 x 8 pixels, 128 channels. The sums (channel_sums.py) run over d = x - shift, where shift is the
 mean of a few pixels: as d is not larger than the deviations in the data, sum d^2 - (sum d)^2 / N
 loses nothing at a mean of 1e6.
 
