@@ -2,9 +2,9 @@
 
 Design: one pass for the sums and one for the result, each at the speed of memory, and the few
 numbers between them, all in one kernel: with NumPy between two it took 0.12 ms, not 0.11, over 64
-pictures of 8 x 8 pixels, 128 channels. The sums (channel_sums.py) run over d = x - shift, where shift is the
-mean of a few pixels: as d is not larger than the deviations in the data, sum d^2 - (sum d)^2 / N
-loses nothing at a mean of 1e6.
+pictures of 8 x 8 pixels, 128 channels. The sums (channel_sums.py) run over d = x - shift, where
+shift is the mean of a few pixels: as d is not larger than the deviations in the data,
+sum d^2 - (sum d)^2 / N loses nothing at a mean of 1e6.
 
 A rectifier after (or before) the normalization is a slope for numbers that are not positive: 0 for
 ReLU, 1 for none. The gradient finds the sign by computing y again, from the same coefficients by
