@@ -127,7 +127,8 @@ def fold_sums(sums, total):
     channels = total.shape[1]
     total[:] = 0
     for b in range(1, len(sums)):
-        sums[0] += sums[b]
+        for k in range(sums.shape[1]):
+            add_to(sums[0, k], sums[b, k])
     for k in range(len(total) if len(sums) else 0):
         for start in range(0, sums.shape[2], channels):
             for c in range(channels):
