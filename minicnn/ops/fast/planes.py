@@ -71,12 +71,12 @@ _copy_pixels, _copy_half_pixels = _pixel_copy(False), _pixel_copy(HALVES)
 
 @simd.vector_intrinsic
 def _prefetch(v, x, x0, count):
-    v.prefetch(x, x0, count)
+    v.prefetch_run(x, x0, count)
 
 
 @simd.vector_intrinsic
 def _prefetch_to_write(v, y, y0, count):
-    v.prefetch(y, y0, count, to_write=True)
+    v.prefetch_run(y, y0, count, to_write=True)
 
 
 class Taps(NamedTuple):
@@ -167,7 +167,7 @@ def _tap_tile(kind):
                     (dy, dy_ahead, dy_ahead_count),
                 ):
                     following = v.offset(first, (builder.mul(row, count), whole.lanes))
-                    whole.prefetch(array, following, count)
+                    whole.prefetch_run(array, following, count)
                 there = builder.add(dy0, builder.mul(builder.mul(row, columns), dy_step))
                 with v.count_up(columns) as (j, _):
                     factor = load(dy, builder.add(there, builder.mul(j, dy_step)))

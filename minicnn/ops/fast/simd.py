@@ -94,16 +94,19 @@ class Vectors:
         pointer = self._vector_address(array, index)
         self.builder.store(value, pointer, align=VECTOR_BYTES).set_metadata("nontemporal", once)
 
-    def prefetch(self, array, index, count, to_write=False):
-        """Ask for `count` vectors, which need not exist: into the second cache, or to write."""
+    def prefetch(self, array, index, to_write=False):
+        """Ask for a vector, which need not exist: into the second cache, or to write."""
         byte_pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte_pointer, *[_LANE_NUMBER] * 3])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
         how = [ir.Constant(_LANE_NUMBER, value) for value in (int(to_write), 2, 1)]
+        address = self.builder.bitcast(self.address(array, index), byte_pointer)
+        self.builder.call(function, [address, *how])
+
+    def prefetch_run(self, array, index, count, to_write=False):
+        """The same for `count` vectors side by side."""
         with self.count_up(count) as (i, _):
-            address = self.address(array, self.offset(index, (i, self.lanes)))
-            address = self.builder.bitcast(address, byte_pointer)
-            self.builder.call(function, [address, *how])
+            self.prefetch(array, self.offset(index, (i, self.lanes)), to_write)
 
     def load_first(self, array, index, count):
         """The first `count` lanes from memory, zero in the others, which are not touched."""
