@@ -32,9 +32,9 @@ segments whose number depends on the shapes only, so any number of threads gives
 
 Measured (two cores of a Xeon with AVX-512, 64 pictures 16 x 16, 64 channels to 64): 1.5 ms where
 direct convolution takes 4.0; gradient of the kernel 2.1 ms against 4.5. With dilation 2 (two cores
-of a Zen 4, 16 pictures 32 x 32, 64 to 64): 2.4 ms against 6.4, 2.9 against 7.4; 5x5 (32 pictures 27 x 27, 48 to
-128): 18 ms against 34, 20 against 43. Asking ahead (the same, 128 pictures 32 x 32, 16 to 16): from
-2.8 ms to 2.4, gradient of the kernel 3.6 to 2.4; 64 to 64 channels 1.0 to 1.1 times as fast.
+of a Zen 4, 16 pictures 32 x 32, 64 to 64): 2.4 ms against 6.4, 2.9 against 7.4; 5x5 (32 pictures
+27 x 27, 48 to 128): 18 ms against 34, 20 against 43. Asking ahead (128 pictures 32 x 32, 16 to 16):
+2.8 -> 2.4 ms, gradient of the kernel 3.6 -> 2.4; 64 to 64 channels 1.0 to 1.1 times as fast.
 
 A NaN or infinity reaches all outputs of the tiles that see it, not only those that see the pixel.
 """
