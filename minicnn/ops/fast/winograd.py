@@ -801,6 +801,7 @@ def _division(tiles, channels, filters, lanes, itemsize):
     size = ELEMENTS * channels * filters * itemsize
     enough = max(tiles // SEGMENT, min(2, tiles // (2 * ROWS)))
     segments = max(1, min(TASKS // pieces, enough, PARTIAL_BYTES // size))
+    segments = 1 << segments.bit_length() - 1  # equal shares for 2, 4 and 8 threads
     if segments * pieces < 4:  # few tiles: more pieces, so that threads have something to share
         panels = -(-filters // (2 * lanes))
         split = min(split, -(-panels // min(4 // segments, panels)) * 2 * lanes)
