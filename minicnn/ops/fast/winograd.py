@@ -438,15 +438,31 @@ def _start(table, down, across):
 
 
 @kernel
+def _offsets(side, row_step, column_step):
+    """Of side x side pixels from the first."""
+    offsets = np.empty(side * side, np.int64)
+    for k in range(side * side):
+        offsets[k] = k // side * row_step + k % side * column_step
+    return offsets
+
+
+@kernel
 def _input_addresses(x, zeros, table, first, count, addresses):
     """addresses[q, i, j] of pixel (i, j) of the 6x6 tile first + q; zeros outside the picture."""
     height, width, pixel = table[HEIGHT], table[WIDTH], table[PIXEL] * x.itemsize
     step_y, step_x = table[STEP_Y], table[STEP_X]
+    offsets = _offsets(TILE, step_y * width * pixel, step_x * pixel)
     image, down, across = _place(table, first)
     for q in range(count):
         top, left = _start(table, down, across)
         top, left = top - table[TOP], left - table[LEFT]
-        for i in range(TILE):
+        rows_inside = top >= 0 and top + (TILE - 1) * step_y < height
+        whole = rows_inside and left >= 0 and left + (TILE - 1) * step_x < width
+        if whole:
+            base = x.ctypes.data + ((image * height + top) * width + left) * pixel
+            for k in range(ELEMENTS):
+                addresses[q, k] = base + offsets[k]
+        for i in range(0 if whole else TILE):
             line = top + i * step_y
             row = x.ctypes.data + ((image * height + line) * width + left) * pixel
             row_inside = 0 <= line < height
@@ -471,11 +487,17 @@ def _output_addresses(size, y, outside, table, first, count, pooled, addresses):
     side = out // 2 if pooled else out
     height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL] * y.itemsize
     step_y, step_x = table[STEP_Y], table[STEP_X]
+    offsets = _offsets(side, step_y * width * pixel, step_x * pixel)
     image, down, across = _place(table, first)
     for q in range(count):
         sum_top, sum_left = _start(table, down, across)
         top, left = sum_top * side // out, sum_left * side // out
-        for i in range(side):
+        whole = top + (side - 1) * step_y < height and left + (side - 1) * step_x < width
+        if whole:
+            base = y.ctypes.data + ((image * height + top) * width + left) * pixel
+            for k in range(side * side):
+                addresses[q, k] = base + offsets[k]
+        for i in range(0 if whole else side):
             line = top + i * step_y
             row = y.ctypes.data + ((image * height + line) * width + left) * pixel
             for j in range(side):
