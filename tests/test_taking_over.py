@@ -15,6 +15,7 @@ from minicnn import (
 from minicnn.context import Context
 from minicnn.layers import (
     Activation,
+    Add,
     BatchNormalization,
     Conv2D,
     Flatten,
@@ -275,3 +276,35 @@ def test_a_loss_on_logits_gets_logits(below):
     crossentropy = -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
     np.testing.assert_allclose(model.evaluate(x, t, verbose=0), crossentropy, rtol=1e-5)
     assert check_gradients(model, x, t).passed
+
+
+def residual(after):
+    """A block whose sum is followed by the layers `after`."""
+    x = Input((6, 5, 3))
+    short = Conv2D(4, 1, dtype="float64")(x)
+    y = Conv2D(4, 3, padding="same", dtype="float64")(short)
+    y = Add(dtype="float64")([y, short])
+    for layer in after:
+        y = layer(y)
+    return Model(x, Flatten(dtype="float64")(y))
+
+
+@pytest.mark.parametrize(
+    "after, taken",
+    [
+        ([], False),
+        ([ReLU(dtype="float64")], True),
+        ([LeakyReLU(dtype="float64")], True),
+        ([ReLU(dtype="float64"), BatchNormalization(dtype="float64")], True),
+        ([ReLU(max_value=1, dtype="float64")], False),
+        ([Activation("sigmoid", dtype="float64")], False),
+    ],
+    ids=["nothing", "relu", "leaky", "relu, batch_norm", "bounded", "sigmoid"],
+)
+def test_sum_and_rectifier(after, taken, monkeypatch):
+    model = residual(after)
+    x = np.random.default_rng(0).standard_normal((3, 6, 5, 3))
+    np.testing.assert_array_equal(model.forward(x, Context())[0], apart(model, x))
+    assert check_gradients(model, x).passed
+    _, ran = calls(model, x, monkeypatch)
+    assert (len(ran) == len(model.layers) - 2) == taken  # Input never runs

@@ -20,6 +20,8 @@ from minicnn.parameter import Parameter, allocate
 
 table = Table("layers", "layer")
 
+RECTIFIERS = ("relu", "leaky_relu")  # activations that follow from the sign
+
 _counters = {}
 _counter_lock = threading.Lock()
 
@@ -410,6 +412,13 @@ def activation_for_above(layer, family):
     if not computes_as(layer, family) or layer.activity_regularizer is not None:
         return None
     return getattr(layer.activation, "fused", None)
+
+
+def rectifier_of(layer):
+    """The activation of a layer that is a rectifier and nothing else, as the operations take it;
+    None for other layers."""
+    fused = getattr(layer.whole_activation, "fused", None)
+    return fused if fused and fused[0] in RECTIFIERS else None
 
 
 def _shapes(tensors):

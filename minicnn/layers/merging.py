@@ -4,7 +4,7 @@ import numpy as np
 
 from minicnn import ops
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, table
+from minicnn.layers.base import Layer, computes_as, rectifier_of, table
 
 
 def _agree(one, other):
@@ -42,11 +42,21 @@ class Add(_Merging):
     def compute_output_shape(self, input_shape):
         return tuple(map(_known, zip(*input_shape, strict=True)))
 
+    def takes_over(self, following, context, x):
+        """A rectifier, in the pass of the sum: the end of a residual block."""
+        return int(computes_as(self, Add) and rectifier_of(following[0]) is not None)
+
     def forward(self, x, context):
-        return ops.add(x), len(x)
+        if not context.taken:
+            return ops.add(x), (len(x), None, None)
+        y = ops.add(x, rectifier_of(context.taken[0]))
+        return y, (len(x), context.taken[0].whole_activation, y)
 
     def backward(self, dy, saved, needs_dx):
-        return [dy] * saved
+        count, activation, after = saved
+        if activation is not None:
+            dy = activation.backward(dy, after, True)
+        return [dy] * count
 
 
 @table.register()

@@ -5,9 +5,7 @@ import numpy as np
 from minicnn import constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
-from minicnn.layers.base import Layer, computes_as, table
-
-RECTIFIERS = ("relu", "leaky_relu")
+from minicnn.layers.base import RECTIFIERS, Layer, computes_as, rectifier_of, table
 
 
 @table.register("BatchNorm")
@@ -121,7 +119,7 @@ class BatchNormalization(Layer):
         maxima of 2x2 windows, which are taken while two rows of the picture are at hand."""
         if not computes_as(self, BatchNormalization):
             return 0
-        count = int(_rectifier(following[0]) is not None)
+        count = int(rectifier_of(following[0]) is not None)
         whole = x.ndim == 4 and self.axis in (-1, 3) and x.shape[1] % 2 == x.shape[2] % 2 == 0
         by_batch = context.training and self.trainable
         rectified = context.below is None or context.below[0] in RECTIFIERS
@@ -133,7 +131,7 @@ class BatchNormalization(Layer):
         x = self._channels_last(x)
         gamma = self.gamma.value if self.scale else None
         beta = self.beta.value if self.center else None
-        activation = _rectifier(context.taken[0]) if context.taken else None
+        activation = rectifier_of(context.taken[0]) if context.taken else None
         pools = bool(context.taken) and context.taken[-1].pair_maxima is not None
         by_batch, index = context.training and self.trainable, None
         if by_batch:
@@ -177,12 +175,6 @@ class BatchNormalization(Layer):
             self.beta.accumulate(dbeta)
         if needs_dx:
             return GradientOfSum(dx, sums) if below else self._channels_back(dx)
-
-
-def _rectifier(layer):
-    """The activation of a layer that is a rectifier and nothing else, else None."""
-    fused = getattr(layer.whole_activation, "fused", None)
-    return fused if fused and fused[0] in RECTIFIERS else None
 
 
 BatchNorm = BatchNormalization

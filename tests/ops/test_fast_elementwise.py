@@ -203,6 +203,36 @@ def test_add(agree, shape, dtype, count):
     np.testing.assert_array_equal(same, 2 * xs[0])
 
 
+@quick
+@given(
+    shape=shapes,
+    dtype=dtypes,
+    count=st.integers(1, 3),
+    activation=st.sampled_from([("relu",), ("leaky_relu", 0.3), ("leaky_relu", 0.0)]),
+)
+def test_add_and_rectifier(agree, shape, dtype, count, activation):
+    xs = [normal(*shape, dtype=dtype, seed=i) for i in range(count)]
+    agree(
+        lambda xs, out=None: fast.add(xs, activation, out),
+        lambda xs: reference.add(xs, activation),
+        xs,
+        tolerance=near(dtype),
+    )
+    expected = np.maximum(sum(xs), 0) + (activation + (0,))[1] * np.minimum(sum(xs), 0)
+    np.testing.assert_allclose(fast.add(xs, activation), expected, rtol=near(dtype))
+
+
+@pytest.mark.parametrize("ops", [fast, reference])
+def test_add_and_rectifier_of_special_numbers(ops):
+    x, zero = np.array([np.nan, np.inf, -np.inf, -1, 2], np.float32), np.zeros(5, np.float32)
+    np.testing.assert_array_equal(ops.add([x, zero], ("relu",)), [np.nan, np.inf, 0, 0, 2])
+    np.testing.assert_array_equal(
+        ops.add([x, zero], ("leaky_relu", 0.5)), [np.nan, np.inf, -np.inf, -0.5, 2]
+    )
+    with pytest.raises(ValueError, match="'gelu' cannot be a part"):
+        ops.add([x, zero], ("gelu",))
+
+
 keys = st.integers(0, 2**64 - 1)
 
 

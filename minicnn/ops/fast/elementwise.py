@@ -546,43 +546,54 @@ def scale_shift(x, scale, offset, dtype, out=None):
 
 
 @kernel
-def add_serial(a, b, y):
-    for i in range(a.size):
-        y[i] = a[i] + b[i]
-
-
-@parallel_kernel
-def add_blocks(a, b, y):
-    for block in prange(blocks(a.size, BLOCK)):
-        part = slice(block * BLOCK, (block + 1) * BLOCK)
-        add_serial(a[part], b[part], y[part])
+def rectified(x, slope):
+    """x, times slope where it is not positive; slope 1 is none."""
+    below = like(x, 0) if slope == 0 else x * slope  # -inf * 0 is not 0
+    return below if x <= 0 else x
 
 
 @kernel
-def accumulate_serial(a, y):
+def add_serial(a, b, slope, y):
     for i in range(a.size):
-        y[i] += a[i]
+        y[i] = rectified(a[i] + b[i], slope)
 
 
 @parallel_kernel
-def accumulate_blocks(a, y):
+def add_blocks(a, b, slope, y):
     for block in prange(blocks(a.size, BLOCK)):
         part = slice(block * BLOCK, (block + 1) * BLOCK)
-        accumulate_serial(a[part], y[part])
+        add_serial(a[part], b[part], slope, y[part])
 
 
-def add(xs, out=None):
-    """The sum of a list of equal-shaped arrays, from left to right; its gradient is dy for each."""
+def add(xs, activation=None, out=None):
+    """The sum of a list of equal-shaped arrays, from left to right; its gradient is dy for each.
+
+    `activation`, a rectifier ("relu",) or ("leaky_relu", slope), is applied to the sum.
+    """
     shape, dtype = xs[0].shape, float_type("xs[0]", xs[0])
+    slope, none = rectifier(activation, dtype), dtype.type(1)
     y = output(out, shape, dtype)
-    xs = [flat(f"xs[{i}]", x, shape, dtype) for i, x in enumerate(xs)]
-    if len(xs) == 1:
-        np.copyto(y.reshape(-1), xs[0])
-    else:
-        add_blocks(xs[0], xs[1], y.reshape(-1))
-    for x in xs[2:]:
-        accumulate_blocks(x, y.reshape(-1))
+    first, *others = [flat(f"xs[{i}]", x, shape, dtype) for i, x in enumerate(xs)]
+    total = y.reshape(-1)
+    if not others:
+        np.copyto(y, xs[0] if activation is None else activate(xs[0], activation))
+    for number, x in enumerate(others, 1):
+        add_blocks(first, x, slope if number == len(others) else none, total)
+        first = total
     return y
+
+
+def rectifier(activation, dtype):
+    """The slope of a rectifier below zero; None has slope 1."""
+    if activation is None:
+        return dtype.type(1)
+    if activation[0] not in ("relu", "leaky_relu"):
+        raise ValueError(
+            f"activation {activation[0]!r} cannot be a part of this operation: "
+            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
+        )
+    _, numbers = resolve(activation, dtype)
+    return numbers[0] if numbers else dtype.type(0)
 
 
 # --- dropout: no mask is kept, because the bits are a function of the counter ---

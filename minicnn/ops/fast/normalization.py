@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops.fast.channel_sums import GROUP, Rows, Sum, across, add_to, fold_sums
-from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
+from minicnn.ops.fast.elementwise import activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.simd import vector_intrinsic
@@ -278,19 +278,6 @@ def gradients(dy, x, gamma, beta, epsilon, slope, slope_below, by_batch, rows, s
 
 
 # --- the ops ---
-
-
-def rectifier(activation, dtype):
-    """The slope of a rectifier below zero; None has slope 1."""
-    if activation is None:
-        return dtype.type(1)
-    if activation[0] not in ("relu", "leaky_relu"):
-        raise ValueError(
-            f"activation {activation[0]!r} cannot follow within batch normalization: "
-            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
-        )
-    _, numbers = resolve(activation, dtype)
-    return numbers[0] if numbers else dtype.type(0)
 
 
 def weights(cut, dtype, gamma, beta):

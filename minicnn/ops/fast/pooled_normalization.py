@@ -15,6 +15,7 @@ from numba import prange
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm
 from minicnn.ops.fast.channel_sums import GROUP, Rows, add_to, fold_sums
+from minicnn.ops.fast.elementwise import rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.normalization import (
     both_statistics,
@@ -26,7 +27,6 @@ from minicnn.ops.fast.normalization import (
     moments_from_sums,
     moments_of_block,
     near_mean,
-    rectifier,
     weights,
 )
 from minicnn.ops.fast.operands import flat, float_type, output

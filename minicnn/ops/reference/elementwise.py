@@ -271,12 +271,27 @@ def scale_shift(x, scale, offset, dtype, out=None):
     return deliver(y, dtype, out)
 
 
-def add(xs, out=None):
-    """The sum of a list of equal-shaped arrays, from left to right; its gradient is dy for each."""
+def add(xs, activation=None, out=None):
+    """The sum of a list of equal-shaped arrays, from left to right; its gradient is dy for each.
+
+    `activation`, a rectifier ("relu",) or ("leaky_relu", slope), is applied to the sum.
+    """
     y = xs[0].copy()
     for x in xs[1:]:
         y += x
+    if activation is not None:
+        y = activate(y, rectifier(activation))
     return deliver(y, y.dtype, out)
+
+
+def rectifier(activation):
+    """`activation`, which must be one whose derivative follows from the sign."""
+    if activation[0] not in ("relu", "leaky_relu"):
+        raise ValueError(
+            f"activation {activation[0]!r} cannot be a part of this operation: "
+            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
+        )
+    return activation
 
 
 def random_bits(counters, key):

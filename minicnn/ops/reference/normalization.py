@@ -18,7 +18,12 @@ the sign of gamma u + beta is computed again, so that y need not be kept.
 
 import numpy as np
 
-from minicnn.ops.reference.elementwise import activate, activate_bias_grad, activate_grad
+from minicnn.ops.reference.elementwise import (
+    activate,
+    activate_bias_grad,
+    activate_grad,
+    rectifier,
+)
 from minicnn.ops.reference.output import deliver
 
 
@@ -99,16 +104,6 @@ def before_activation(dy, u, gamma, beta, activation):
     if activation is None:
         return dy
     return activate_grad(dy, affine(u, gamma, beta), rectifier(activation))
-
-
-def rectifier(activation):
-    """`activation`, which must be one whose derivative follows from the sign."""
-    if activation[0] not in ("relu", "leaky_relu"):
-        raise ValueError(
-            f"activation {activation[0]!r} cannot follow within batch normalization: "
-            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
-        )
-    return activation
 
 
 def affine(u, gamma, beta=None):
