@@ -191,6 +191,13 @@ def test_empty_batch():
     assert fast.global_average_pool2d(x).shape == (0, 3)
 
 
+def test_no_gradient_where_no_window_fits():
+    dy, index = np.empty((2, 0, 2, 3), np.float32), np.empty((2, 0, 2, 3), np.uint8)
+    for strides in ((2, 2), (1, 3)):
+        out = np.full((2, 1, 5, 3), 7, np.float32)
+        assert not fast.max_pool2d_grad(dy, index, out.shape, (2, 2), strides, "valid", out).any()
+
+
 def test_wrong_arguments_are_refused():
     dy, index = np.ones((1, 2, 2, 3), np.float32), np.zeros((1, 2, 2, 3), np.uint8)
     with pytest.raises(ValueError, match="dy has shape"):

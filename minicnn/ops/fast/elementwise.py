@@ -282,6 +282,9 @@ FUNCTIONS = {
 }
 
 
+RECTIFIERS = ("relu", "leaky_relu")  # a slope below zero, and nothing else
+
+
 @functools.cache
 def value_loop(name):
     """The kernel y[i] = f(x[i], *numbers) of one activation."""
@@ -587,7 +590,7 @@ def rectifier(activation, dtype):
     """The slope of a rectifier below zero; None has slope 1."""
     if activation is None:
         return dtype.type(1)
-    if activation[0] not in ("relu", "leaky_relu"):
+    if activation[0] not in RECTIFIERS:
         raise ValueError(
             f"activation {activation[0]!r} cannot be a part of this operation: "
             "pass ('relu',) or ('leaky_relu', slope), and apply others after"

@@ -21,7 +21,7 @@ from numba import prange
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, simd
 from minicnn.ops.fast.channel_sums import Rows, add_rows, fold_sums
-from minicnn.ops.fast.elementwise import activate_bias_grad, resolve
+from minicnn.ops.fast.elementwise import RECTIFIERS, activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.shapes import PAIRS, pool2d_shape, pool_padding, window_index_dtype
@@ -399,7 +399,8 @@ def max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out=Non
     dx = output(out, windows.input_shape, dtype)
     dy = flat("dy", dy, windows.output_shape, dtype)
     index = flat("index", index, windows.output_shape, window_index_dtype(pool_size))
-    if not dx.size:
+    if not dy.size:  # no window fits
+        dx.fill(0)
         return dx
     to = dx.reshape(-1), _streaming(dx)
     if windows.pool_size == tuple(strides):
@@ -448,16 +449,14 @@ def max_pool2d_activation_grad(
     where dy goes to.
     """
     dtype, windows = float_type("dy", dy), Windows(input_shape, pool_size, strides, padding)
-    rectifier = activation[0] in ("relu", "leaky_relu")
-    if not (rectifier and windows.pool_size == tuple(strides) and dy.size):
+    if not (activation[0] in RECTIFIERS and windows.pool_size == tuple(strides) and dy.size):
         dy, total = activate_bias_grad(dy, y, activation)
         return max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out), total
     dx, shape = output(out, windows.input_shape, dtype), windows.output_shape
     cut, total = Rows(shape, run=shape[2]), np.empty((1, shape[3]))
-    _, numbers = resolve(activation, dtype)
     max_grad_rectified(
         flat("dy", dy, shape, dtype), flat("index", index, shape, window_index_dtype(pool_size)),
-        flat("y", y, shape, dtype), numbers[0] if numbers else dtype.type(0), *windows.tables,
+        flat("y", y, shape, dtype), rectifier(activation, dtype), *windows.tables,
         *windows.integers, dx.reshape(-1), _streaming(dx), cut.rows, cut.partial_sums(1), total,
     )  # fmt: skip
     return dx, total[0].astype(dtype)
