@@ -20,8 +20,6 @@ from minicnn.parameter import Parameter, allocate
 
 table = Table("layers", "layer")
 
-RECTIFIERS = ("relu", "leaky_relu")  # activations that follow from the sign
-
 _counters = {}
 _counter_lock = threading.Lock()
 
@@ -418,7 +416,7 @@ def rectifier_of(layer):
     """The activation of a layer that is a rectifier and nothing else, as the operations take it;
     None for other layers."""
     fused = getattr(layer.whole_activation, "fused", None)
-    return fused if fused and fused[0] in RECTIFIERS else None
+    return fused if fused and fused[0] in ops.shapes.RECTIFIERS else None
 
 
 def _shapes(tensors):

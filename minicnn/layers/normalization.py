@@ -5,7 +5,7 @@ import numpy as np
 from minicnn import constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
-from minicnn.layers.base import RECTIFIERS, Layer, computes_as, rectifier_of, table
+from minicnn.layers.base import Layer, computes_as, rectifier_of, table
 
 
 @table.register("BatchNorm")
@@ -122,7 +122,7 @@ class BatchNormalization(Layer):
         count = int(rectifier_of(following[0]) is not None)
         whole = x.ndim == 4 and self.axis in (-1, 3) and x.shape[1] % 2 == x.shape[2] % 2 == 0
         by_batch = context.training and self.trainable
-        rectified = context.below is None or context.below[0] in RECTIFIERS
+        rectified = context.below is None or context.below[0] in ops.shapes.RECTIFIERS
         if whole and by_batch and rectified:
             count += any(layer.pair_maxima for layer in following[count : count + 1])
         return count

@@ -8,6 +8,7 @@ DERIVATIVE_FROM_OUTPUT = frozenset(
     {"relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "exponential", "log_sigmoid"}
 )
 FUSIBLE = frozenset({"relu", "leaky_relu", "elu", "sigmoid", "tanh"})
+RECTIFIERS = frozenset({"relu", "leaky_relu"})  # a slope below zero, and nothing else
 
 
 def effective_size(kernel, dilation):
@@ -84,6 +85,15 @@ def check_one_of_activation_and_floor(activation):
     """conv2d's two ways to bound its sums do not go together."""
     if activation is not None:
         raise ValueError(f"conv2d takes activation or floor, not both: activation {activation!r}")
+
+
+def check_rectifier(activation):
+    """Sums and normalizations apply no other activation in their own pass."""
+    if activation[0] not in RECTIFIERS:
+        raise ValueError(
+            f"activation {activation[0]!r} cannot be a part of this operation: "
+            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
+        )
 
 
 PAIRS = (2, 2), (2, 2)  # size and strides of the windows that other passes take the maxima of

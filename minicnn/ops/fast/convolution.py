@@ -84,7 +84,7 @@ def conv2d(
 
 def pools_itself(algorithm, shape, activation):
     """Whether the algorithm takes the maxima of 2x2 windows before outputs leave the caches."""
-    simple = activation is None or activation[0] in ("relu", "leaky_relu")
+    simple = activation is None or activation[0] in shapes.RECTIFIERS
     in_registers = algorithm is winograd and shape.dilation == (1, 1) and simple
     return in_registers or algorithm is bands
 

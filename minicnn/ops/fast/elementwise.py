@@ -18,6 +18,7 @@ from minicnn.ops.fast.channel_sums import BLOCK, GROUP, Rows, add_rows, fold, fo
 from minicnn.ops.fast.exponential import erfc, exp, expm1, like, log1p
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
+from minicnn.ops.shapes import check_rectifier
 
 
 @kernel
@@ -280,9 +281,6 @@ FUNCTIONS = {
     "log_sigmoid": (log_sigmoid, log_sigmoid_derivative),
     "mish": (mish, mish_derivative),
 }
-
-
-RECTIFIERS = ("relu", "leaky_relu")  # a slope below zero, and nothing else
 
 
 @functools.cache
@@ -590,11 +588,7 @@ def rectifier(activation, dtype):
     """The slope of a rectifier below zero; None has slope 1."""
     if activation is None:
         return dtype.type(1)
-    if activation[0] not in RECTIFIERS:
-        raise ValueError(
-            f"activation {activation[0]!r} cannot be a part of this operation: "
-            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
-        )
+    check_rectifier(activation)
     _, numbers = resolve(activation, dtype)
     return numbers[0] if numbers else dtype.type(0)
 

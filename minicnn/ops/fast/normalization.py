@@ -22,6 +22,7 @@ from minicnn.ops.fast.elementwise import activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.simd import vector_intrinsic
+from minicnn.ops.shapes import RECTIFIERS
 
 # --- the passes over a group of rows: arrays are flat, a row is as long as the coefficients ---
 
@@ -340,7 +341,7 @@ def batch_norm_activation_grad(
     For activations `below` whose derivative follows from their value x.
     """
     norm = (gamma, beta, mean, variance, epsilon)
-    if below[0] in ("relu", "leaky_relu"):
+    if below[0] in RECTIFIERS:
         return all_grads(dy, x, norm, activation, below, True, out)
     dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, None)
     return (*activate_bias_grad(dx, x, below, out), dgamma, dbeta)

@@ -21,10 +21,16 @@ from numba import prange
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, simd
 from minicnn.ops.fast.channel_sums import Rows, add_rows, fold_sums
-from minicnn.ops.fast.elementwise import RECTIFIERS, activate_bias_grad, rectifier
+from minicnn.ops.fast.elementwise import activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
-from minicnn.ops.shapes import PAIRS, pool2d_shape, pool_padding, window_index_dtype
+from minicnn.ops.shapes import (
+    PAIRS,
+    RECTIFIERS,
+    pool2d_shape,
+    pool_padding,
+    window_index_dtype,
+)
 
 
 class Windows:

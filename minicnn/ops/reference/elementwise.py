@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import erfc
 
 from minicnn.ops.reference.output import deliver
+from minicnn.ops.shapes import check_rectifier
 
 # --- activations: the value, then the derivative, from y or from x ---
 
@@ -280,18 +281,9 @@ def add(xs, activation=None, out=None):
     for x in xs[1:]:
         y += x
     if activation is not None:
-        y = activate(y, rectifier(activation))
+        check_rectifier(activation)
+        y = activate(y, activation)
     return deliver(y, y.dtype, out)
-
-
-def rectifier(activation):
-    """`activation`, which must be one whose derivative follows from the sign."""
-    if activation[0] not in ("relu", "leaky_relu"):
-        raise ValueError(
-            f"activation {activation[0]!r} cannot be a part of this operation: "
-            "pass ('relu',) or ('leaky_relu', slope), and apply others after"
-        )
-    return activation
 
 
 def random_bits(counters, key):

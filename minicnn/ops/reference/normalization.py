@@ -18,13 +18,9 @@ the sign of gamma u + beta is computed again, so that y need not be kept.
 
 import numpy as np
 
-from minicnn.ops.reference.elementwise import (
-    activate,
-    activate_bias_grad,
-    activate_grad,
-    rectifier,
-)
+from minicnn.ops.reference.elementwise import activate, activate_bias_grad, activate_grad
 from minicnn.ops.reference.output import deliver
+from minicnn.ops.shapes import check_rectifier
 
 
 def as_rows(x):
@@ -79,7 +75,8 @@ def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=Non
     u, _ = normalized(x, mean, variance, epsilon)
     y = affine(u, gamma, beta)
     if activation is not None:
-        y = activate(y, rectifier(activation))
+        check_rectifier(activation)
+        y = activate(y, activation)
     return deliver(y.reshape(x.shape), x.dtype, out)
 
 
@@ -103,7 +100,8 @@ def before_activation(dy, u, gamma, beta, activation):
     """The gradient of gamma u + beta where dy is that of its activation."""
     if activation is None:
         return dy
-    return activate_grad(dy, affine(u, gamma, beta), rectifier(activation))
+    check_rectifier(activation)
+    return activate_grad(dy, affine(u, gamma, beta), activation)
 
 
 def affine(u, gamma, beta=None):
