@@ -191,6 +191,33 @@ def test_empty_batch():
     assert fast.global_average_pool2d(x).shape == (0, 3)
 
 
+@pytest.mark.parametrize(
+    "pool_size, strides, padding, size",
+    [
+        ((3, 2), (1, 2), "same", (4, 6)),  # the first row of windows holds 2 of its 3 pixels
+        ((3, 2), (3, 2), ((1, 0), (0, 0)), (5, 4)),
+        ((2, 2), (2, 3), ((0, 0), (1, 0)), (4, 4)),  # the first column 1 of 2
+        ((2, 2), (2, 2), ((1, 1), (1, 1)), (4, 4)),
+        ((2, 2), (2, 2), "same", (5, 7)),
+        ((2, 2), (1, 2), "valid", (5, 6)),
+    ],
+    ids=str,
+)
+def test_cut_windows_that_look_like_pairs(agree, pool_size, strides, padding, size):
+    x, arguments = ties((2, *size, 19), np.float32, 0), (pool_size, strides, padding)
+    agree(
+        lambda x, out=None: fast.max_pool2d(x, *arguments, out),
+        lambda x: reference.max_pool2d(x, *arguments),
+        x,
+    )
+    y, index = reference.max_pool2d(x, *arguments)
+    agree(
+        lambda dy, out=None: fast.max_pool2d_grad(dy, index, x.shape, *arguments, out),
+        lambda dy: reference.max_pool2d_grad(dy, index, x.shape, *arguments),
+        ties(y.shape, np.float32, 1),
+    )
+
+
 def test_no_gradient_where_no_window_fits():
     dy, index = np.empty((2, 0, 2, 3), np.float32), np.empty((2, 0, 2, 3), np.uint8)
     for strides in ((2, 2), (1, 3)):

@@ -306,9 +306,10 @@ def store_dx(v, values, dx, places, count, streaming):
 @kernel
 def whole_pairs(down, across, kw):
     """How many windows of this row, from the first on, are whole, 2x2 and side by side."""
-    last = len(across) - 1
-    size, side_by_side = PAIRS[0], across[0, 0] == 0 and across[last, 0] == last * kw
-    if kw == size[1] and down[2] == size[0] and side_by_side:
+    last, size = len(across) - 1, PAIRS[0]
+    uncut = down[1] == 0 and across[0, 0] == 0 and across[0, 1] == 0  # at the top, on the left
+    side_by_side = across[last, 0] == last * kw
+    if kw == size[1] and down[2] == size[0] and uncut and side_by_side:
         return last + (across[last, 2] == kw)
     return 0
 
