@@ -35,14 +35,14 @@ class _Pool:
                 continue  # all of this size are on loan
         memory = np.empty(size + ALIGNMENT, np.uint8)
         start = memory.ctypes.data  # asked once: it takes a microsecond
-        return memory, start + (-start) % ALIGNMENT
+        return memory, start + (-start) % ALIGNMENT, size
 
-    def give(self, buffer):
-        size = buffer[0].nbytes - ALIGNMENT
+    def give(self, buffer, insort=bisect.insort):  # bound here, see _Lease.__del__
+        size = buffer[2]
         try:
             self.free[size].append(buffer)
         except KeyError:
-            bisect.insort(self.sizes, size)  # first: a size missing here is never found
+            insort(self.sizes, size)  # first: a size missing here is never found
             self.free.setdefault(size, []).append(buffer)
 
     def clear(self):
@@ -58,7 +58,7 @@ class _Lease:
     __slots__ = ("__array_interface__", "buffer")
 
     def __init__(self, shape, dtype, size):
-        self.buffer = _pool.take(size)  # (memory, address of its first aligned byte)
+        self.buffer = _pool.take(size)  # (memory, address of its first aligned byte, size)
         self.__array_interface__ = {
             "shape": shape,
             "typestr": dtype.str,

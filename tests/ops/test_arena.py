@@ -1,5 +1,7 @@
 """Memory that is lent and comes back."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -64,3 +66,10 @@ def test_an_interrupt_before_there_is_a_buffer_says_nothing(monkeypatch, capsys)
     with pytest.raises(KeyboardInterrupt):
         arena.empty((64, 64))
     assert not capsys.readouterr().err
+
+
+def test_an_array_that_outlives_this_module_says_nothing():
+    """When the interpreter ends, what numpy holds dies after the globals of the arena are gone."""
+    script = "import numpy; from minicnn.ops import arena; numpy.kept = arena.empty((10_000,))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
