@@ -76,20 +76,21 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step,
 
 
 @parallel_kernel
-def tiles_product(x, table, u, offsets, start, y, code, slope, block, group, zeros, outside,
-                  v, lines, m, addresses):  # fmt: skip
+def tiles_product(x, table, x_places, y_places, u, offsets, start, y, code, slope, block, group,
+                  zeros, outside, v, lines, m, addresses):  # fmt: skip
     """y = activation(x * kernel + bias) from the transformed kernel u."""
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, u, offsets, start, y, code, slope, block, group,
-                       zeros, outside, v, lines, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, start, y, code,
+                       slope, block, group, zeros, outside, v, lines, m, addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, group, zeros,
-                   outside, vs, lines, ms, tables):  # fmt: skip
+def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, code, slope, block,
+                   group, zeros, outside, vs, lines, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
+    x_picture, y_picture = winograd._picture_sizes(table)
     v, m, addresses = vs[worker], ms[worker], tables[worker]
     a = lines[worker].ctypes.data
     v_row = (channels + lanes - 1) // lanes * lanes
@@ -100,13 +101,12 @@ def _tiles_product(worker, x, table, u, offsets, start, y, code, slope, block, g
     amx.begin()
     while first < last:
         count = min(block, last - first)
-        winograd._input_addresses(x, zeros, table, first, count, addresses)
+        winograd._addresses(x, x_picture, x_places, zeros, table, first, count, addresses)
         for q in range(count):
             for c in range(0, channels, lanes):
                 winograd._transform_input(addresses, q * ELEMENTS, c, channels - c, v,
                                           q * v_row + c, v_step)  # fmt: skip
-        winograd._output_addresses(SIZE, y, outside, table, first, count, winograd.UNPOOLED,
-                                   addresses)  # fmt: skip
+        winograd._addresses(y, y_picture, y_places, outside, table, first, count, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             for e in range(ELEMENTS):
@@ -146,10 +146,10 @@ def convolve(x, kernel, bias, shape, activation, y):
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS) * channels * all_filters
     filters = all_filters // shape.groups
-    table = winograd.forward_table(shape)
+    plan = winograd.forward_plan(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        _product(x[g * channels :], table, (kernel[own], taps, all_filters, 1, channels, filters),
+        _product(x[g * channels :], plan, (kernel[own], taps, all_filters, 1, channels, filters),
                  None if bias is None else bias[own], activation, y[own])  # fmt: skip
 
 
@@ -158,18 +158,18 @@ def convolve_input_grad(dy, kernel, shape, dx):
     _, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
-    table = winograd.input_grad_table(shape)
+    plan = winograd.input_grad_plan(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        _product(dy[own], table, (kernel[own], taps, 1, all_filters, filters, channels), None,
+        _product(dy[own], plan, (kernel[own], taps, 1, all_filters, filters, channels), None,
                  None, dx[g * channels :])  # fmt: skip
 
 
-def _product(x, table, right, bias, activation, y):
+def _product(x, plan, right, bias, activation, y):
     """One group: x and y begin at its first channel and filter."""
     lanes = simd.lanes(x.dtype)
     channels, filters, tiles = (
-        int(table[field]) for field in (winograd.CHANNELS, winograd.FILTERS, winograd.TILES)
+        int(plan.table[field]) for field in (winograd.CHANNELS, winograd.FILTERS, winograd.TILES)
     )
     steps = -(-channels // STEP)
     panels = -(-filters // PANEL)
@@ -187,7 +187,7 @@ def _product(x, table, right, bias, activation, y):
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
-        x, table, u, np.arange(steps) * PARTS * LINE, start, y, code, slope, block, group,
+        x, *plan, u, np.arange(steps) * PARTS * LINE, start, y, code, slope, block, group,
         winograd._zeros(channels + 2 * lanes, x.dtype), np.empty(filters + lanes, x.dtype),
         arena.empty((workers, ELEMENTS * (block * v_row + lanes)), np.float32),
         arena.empty((workers, block * (steps * PARTS | 1) * LINE // 4), np.float32),

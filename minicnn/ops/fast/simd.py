@@ -258,6 +258,15 @@ class Vectors:
                     lambda value, array, index: self.store_first(value, array, index, count),
                 )
 
+    def read_first(self, count, read):
+        """read(load) with a load(array, index) that touches only the first `count` lanes, perhaps
+        all, and gives zero in the others: one text where the processor masks loads at no cost,
+        two where it cannot mask them."""
+        if VECTOR_BYTES >= 32:
+            read(lambda array, index: self.load_first(array, index, count))
+        else:
+            self.whole_or_first(count, lambda load, store: read(load))
+
     def _function(self, name, arguments):
         signature = ir.FunctionType(self.type, arguments)
         return cgutils.get_or_insert_function(self.builder.module, signature, name)

@@ -41,6 +41,7 @@ A NaN or infinity reaches all outputs of the tiles that see it, not only those t
 
 import functools
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
@@ -161,29 +162,14 @@ def _mirrored_columns(matrix):
     return _mirrored_rows(transposed(matrix)) if len(matrix) < len(matrix[0]) else []
 
 
-def _sandwich(v, matrix, tile):
-    """matrix @ tile @ matrix^T for a list of rows of vectors."""
-    half = transposed([_multiply_line(v, matrix, column) for column in transposed(tile)])
-    return [_multiply_line(v, matrix, row) for row in half]
+def _sandwich(v, matrix, columns):
+    """The rows of matrix @ tile @ matrix^T, from the columns of the tile: lists of vectors.
 
-
-def _load_whole_or_first(v, size, place, count):
-    """size x size vectors at place(i, j) = (array, index), of which `count` lanes exist."""
-    builder, grid = v.builder, [(i, j) for i in range(size) for j in range(size)]
-    with builder.if_else(builder.icmp_signed(">=", count, v.integer(v.lanes))) as (whole, part):
-        with whole:
-            full = [v.load(*place(i, j)) for i, j in grid]
-            full_block = builder.block
-        with part:
-            first = [v.load_first(*place(i, j), count) for i, j in grid]
-            part_block = builder.block
-    values = []
-    for a, b in zip(full, first, strict=True):
-        phi = builder.phi(v.type)
-        phi.add_incoming(a, full_block)
-        phi.add_incoming(b, part_block)
-        values.append(phi)
-    return [values[i * size : (i + 1) * size] for i in range(size)]
+    Columns that are loaded when they are asked for and rows that are stored one by one leave
+    nearly all of a tile in registers; otherwise half of it goes to memory and back.
+    """
+    half = transposed([_multiply_line(v, matrix, column) for column in columns])
+    return (_multiply_line(v, matrix, row) for row in half)
 
 
 def _store_whole_or_first(v, tile, place, count, streaming=None):
@@ -214,10 +200,13 @@ def _from_pixels(v, matrix, table, table0, channel, count, target, target0, elem
         entry = v.builder.add(table0, v.integer(i * side + j))
         return v.at_address(v.load_integer(table, entry)), channel
 
-    tile = _sandwich(v, matrix, _load_whole_or_first(v, side, pixel, count))
-    for i in range(out):
-        for j in range(out):
-            v.store(tile[i][j], target, v.offset(target0, (element_step, i * out + j)))
+    def transform(load):
+        columns = ([load(*pixel(i, j)) for i in range(side)] for j in range(side))
+        for i, row in enumerate(_sandwich(v, matrix, columns)):
+            for j, value in enumerate(row):
+                v.store(value, target, v.offset(target0, (element_step, i * out + j)))
+
+    v.read_first(count, transform)
 
 
 @simd.vector_intrinsic
@@ -259,14 +248,13 @@ def _transform_output_grad(v, size, table, table0, channel, count, target, targe
 @simd.vector_intrinsic
 def _transform_kernel(v, size, source, source0, tap_step, target, target0, element_step):
     """u = G g G^T."""
-    tile = [
-        [v.load(source, v.offset(source0, (tap_step, i * size + j))) for j in range(size)]
-        for i in range(size)
-    ]
-    tile = _sandwich(v, G[size], tile)
-    for i in range(TILE):
-        for j in range(TILE):
-            v.store(tile[i][j], target, v.offset(target0, (element_step, i * TILE + j)))
+    columns = (
+        [v.load(source, v.offset(source0, (tap_step, i * size + j))) for i in range(size)]
+        for j in range(size)
+    )
+    for i, row in enumerate(_sandwich(v, G[size], columns)):
+        for j, value in enumerate(row):
+            v.store(value, target, v.offset(target0, (element_step, i * TILE + j)))
 
 
 @simd.vector_intrinsic
@@ -301,7 +289,8 @@ def _transform_kernel_grad(
         builder.position_at_end(after)
         return sums
 
-    tile = _sandwich(v, transposed(G[size]), [row_sum(i) for i in range(TILE)])
+    columns = transposed([row_sum(i) for i in range(TILE)])
+    tile = list(_sandwich(v, transposed(G[size]), columns))
     _store_whole_or_first(
         v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * size + j))), count
     )
@@ -315,12 +304,12 @@ def _transform_output(
     """Y = A^T m A + bias, then the activation if it is a rectifier, then the maxima if `pooled`,
     and the winners' places if it is WITH_PLACES; `index` only tells their type."""
     builder, out = v.builder, TILE + 1 - size
-    tile = [
-        [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for j in range(TILE)]
-        for i in range(TILE)
-    ]
+    columns = (
+        [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for i in range(TILE)]
+        for j in range(TILE)
+    )
     bias = v.load(start, channel)
-    tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T[size], tile)]
+    tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T[size], columns)]
 
     def entry(number):
         return v.load_integer(table, builder.add(table0, v.integer(number)))
@@ -403,7 +392,12 @@ def _store_numbers(v, value, address, index, channel, count):
 # OUT_HEIGHT and OUT_WIDTH are those of y, SUM_... those before the maxima of pooled outputs.
 # From STARTS on follow the first rows of the tiles down and the first columns of those across.
 (HEIGHT, WIDTH, PIXEL, CHANNELS, OUT_HEIGHT, OUT_WIDTH, OUT_PIXEL, FILTERS, SUM_HEIGHT, SUM_WIDTH,
- TOP, LEFT, STEP_Y, STEP_X, TILES_DOWN, TILES_ACROSS, TILES, STARTS) = range(18)  # fmt: skip
+ STEP_Y, STEP_X, TILES_DOWN, TILES_ACROSS, TILES, STARTS) = range(16)  # fmt: skip
+
+# Where the pixels of tiles lie in a picture: the element of pixel k is the sum of number k in the
+# line of the tile's row and in that of its column, which follow those of the rows. It is negative
+# outside the picture, where one of the two is OUTSIDE.
+OUTSIDE = -(1 << 61)
 
 # Behind the addresses of the at most 2x2 outputs of a pooled tile: how much of it lies inside.
 # Then, from PLACES on, where the winners' places go.
@@ -438,38 +432,24 @@ def _start(table, down, across):
 
 
 @kernel
-def _offsets(side, row_step, column_step):
-    """Of side x side pixels from the first."""
-    offsets = np.empty(side * side, np.int64)
-    for k in range(side * side):
-        offsets[k] = k // side * row_step + k % side * column_step
-    return offsets
+def _picture_sizes(table):
+    """Elements of a picture of the input and of the output."""
+    x_picture = table[HEIGHT] * table[WIDTH] * table[PIXEL]
+    return x_picture, table[OUT_HEIGHT] * table[OUT_WIDTH] * table[OUT_PIXEL]
 
 
 @kernel
-def _input_addresses(x, zeros, table, first, count, addresses):
-    """addresses[q, i, j] of pixel (i, j) of the 6x6 tile first + q; zeros outside the picture."""
-    height, width, pixel = table[HEIGHT], table[WIDTH], table[PIXEL] * x.itemsize
-    step_y, step_x = table[STEP_Y], table[STEP_X]
-    offsets = _offsets(TILE, step_y * width * pixel, step_x * pixel)
+def _addresses(array, picture, places, elsewhere, table, first, count, addresses):
+    """addresses[q, k] of pixel k of tile first + q in `array`, where a picture has `picture`
+    elements; that of `elsewhere` if it lies outside."""
     image, down, across = _place(table, first)
     for q in range(count):
-        top, left = _start(table, down, across)
-        top, left = top - table[TOP], left - table[LEFT]
-        rows_inside = top >= 0 and top + (TILE - 1) * step_y < height
-        whole = rows_inside and left >= 0 and left + (TILE - 1) * step_x < width
-        if whole:
-            base = x.ctypes.data + ((image * height + top) * width + left) * pixel
-            for k in range(ELEMENTS):
-                addresses[q, k] = base + offsets[k]
-        for i in range(0 if whole else TILE):
-            line = top + i * step_y
-            row = x.ctypes.data + ((image * height + line) * width + left) * pixel
-            row_inside = 0 <= line < height
-            for j in range(TILE):
-                inside = row_inside and 0 <= left + j * step_x < width
-                place = row + j * step_x * pixel
-                addresses[q, i * TILE + j] = place if inside else zeros.ctypes.data
+        rows, columns, line = places[down], places[table[TILES_DOWN] + across], addresses[q]
+        base = array.ctypes.data + image * picture * array.itemsize
+        for k in range(places.shape[1]):
+            place = rows[k] + columns[k]
+            inside = base + place * array.itemsize
+            line[k] = inside if place >= 0 else elsewhere.ctypes.data
         image, down, across = _next_place(table, image, down, across)
 
 
@@ -480,41 +460,16 @@ def outputs(size):
 
 
 @kernel
-def _output_addresses(size, y, outside, table, first, count, pooled, addresses):
-    """addresses[q, i, j] of pixel (i, j) of the outputs of tile first + q in y, or of the maxima
-    of its 2x2 windows."""
-    out = outputs(size)
-    side = out // 2 if pooled else out
-    height, width, pixel = table[OUT_HEIGHT], table[OUT_WIDTH], table[OUT_PIXEL] * y.itemsize
-    step_y, step_x = table[STEP_Y], table[STEP_X]
-    offsets = _offsets(side, step_y * width * pixel, step_x * pixel)
+def _pooled_addresses(size, y, index, outside, table, first, count, addresses):
+    """How much of the tiles from `first` on lies inside the picture, and, from PLACES on, addresses
+    in `index`, unless it is empty, as those in y before them."""
     image, down, across = _place(table, first)
     for q in range(count):
-        sum_top, sum_left = _start(table, down, across)
-        top, left = sum_top * side // out, sum_left * side // out
-        whole = top + (side - 1) * step_y < height and left + (side - 1) * step_x < width
-        if whole:
-            base = y.ctypes.data + ((image * height + top) * width + left) * pixel
-            for k in range(side * side):
-                addresses[q, k] = base + offsets[k]
-        for i in range(0 if whole else side):
-            line = top + i * step_y
-            row = y.ctypes.data + ((image * height + line) * width + left) * pixel
-            for j in range(side):
-                inside = line < height and left + j * step_x < width
-                place = row + j * step_x * pixel
-                addresses[q, i * side + j] = place if inside else outside.ctypes.data
-        if pooled:
-            addresses[q, ROWS_INSIDE] = table[SUM_HEIGHT] - sum_top
-            addresses[q, COLUMNS_INSIDE] = table[SUM_WIDTH] - sum_left
+        top, left = _start(table, down, across)
+        addresses[q, ROWS_INSIDE] = table[SUM_HEIGHT] - top
+        addresses[q, COLUMNS_INSIDE] = table[SUM_WIDTH] - left
         image, down, across = _next_place(table, image, down, across)
-
-
-@kernel
-def _place_addresses(size, y, index, outside, count, addresses):
-    """addresses[q, PLACES + k] in `index` of output k of a pooled tile, as that in y."""
-    for q in range(count):
-        for k in range((outputs(size) // 2) ** 2):
+        for k in range((outputs(size) // 2) ** 2 if index.size else 0):
             there = addresses[q, k]
             if there != outside.ctypes.data:
                 there = index.ctypes.data + (there - y.ctypes.data) // y.itemsize
@@ -552,24 +507,27 @@ def _transform_strip(size, g, taps, row_step, column_step, strip, rows, columns,
 
 
 @parallel_kernel
-def tiles_product(size, g, taps, row_step, column_step, u, x, table, start, y, pooled, index,
-                  streaming, code, slope, block, zeros, outside, v, m, addresses):  # fmt: skip
+def tiles_product(size, g, taps, row_step, column_step, u, x, table, x_places, y_places, start, y,
+                  pooled, index, streaming, code, slope, block, zeros, outside, v, m,
+                  addresses):  # fmt: skip
     """y = activation(x * g + bias), or its maxima; the kernel is transformed first."""
     lanes, channels = simd.VECTOR_BYTES // x.itemsize, table[CHANNELS]
     for strip in prange((channels + lanes - 1) // lanes):
         _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
                          table[FILTERS], u)  # fmt: skip
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), size, x, table, u, start, y, pooled, index, streaming,
-                       code, slope, block, zeros, outside, v, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), size, x, table, x_places, y_places, u, start, y, pooled,
+                       index, streaming, code, slope, block, zeros, outside, v, m,
+                       addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, size, x, table, u, start, y, pooled, index, streaming, code, slope,
-                   block, zeros, outside, vs, ms, tables):  # fmt: skip
+def _tiles_product(worker, size, x, table, x_places, y_places, u, start, y, pooled, index,
+                   streaming, code, slope, block, zeros, outside, vs, ms, tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
+    x_picture, y_picture = _picture_sizes(table)
     v, m, addresses = vs[worker], ms[worker], tables[worker]
     v_row = (channels + lanes - 1) // lanes * lanes
     v_step, m_step = block_steps(block, v_row, lanes)
@@ -581,12 +539,12 @@ def _tiles_product(worker, size, x, table, u, start, y, pooled, index, streaming
     while first < last:
         count = min(block, last - first)
         known = min(count + AHEAD, last - first)
-        _input_addresses(x, zeros, table, first, known, addresses)
+        _addresses(x, x_picture, x_places, zeros, table, first, known, addresses)
         _transform_inputs(size, zeros, addresses, begin, count, known, 0, channels, v, v_row,
                           v_step)  # fmt: skip
-        _output_addresses(size, y, outside, table, first, count, pooled, addresses)
-        if pooled == WITH_PLACES:
-            _place_addresses(size, y, index, outside, count, addresses)
+        _addresses(y, y_picture, y_places, outside, table, first, count, addresses)
+        if pooled:
+            _pooled_addresses(size, y, index, outside, table, first, count, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             m_row = (columns + lanes - 1) // lanes * lanes
@@ -649,21 +607,23 @@ def _activate_tiles(size, y, table, first, count, code, slope):
 
 
 @parallel_kernel
-def tiles_gradient(size, x, table, dy, dk, block, part, split, zeros, partial, v, m, addresses):
+def tiles_gradient(size, x, table, x_places, dy_places, dy, dk, block, part, split, zeros, partial,
+                   v, m, addresses):  # fmt: skip
     """dk (kh, kw, channels, filters): (segment, piece of dk) apart, then sums and G^T . G."""
     for worker in prange(len(v)):
-        _tiles_gradient(np.int64(worker), size, x, table, dy, block, part, split, zeros, partial,
-                        v, m, addresses)  # fmt: skip
+        _tiles_gradient(np.int64(worker), size, x, table, x_places, dy_places, dy, block, part,
+                        split, zeros, partial, v, m, addresses)  # fmt: skip
     for row in prange(partial.shape[1] * part):
         _finish_kernel_grad(size, partial, np.int64(row), part, split, table, dk)
 
 
 @kernel
-def _tiles_gradient(worker, size, x, table, dy, block, part, split, zeros, partials, vs, ms,
-                    tables):  # fmt: skip
+def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part, split, zeros,
+                    partials, vs, ms, tables):  # fmt: skip
     """One worker's share of the tasks (segment of the tiles, piece of dk)."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     all_channels, filters = table[CHANNELS], table[FILTERS]
+    x_picture, dy_picture = _picture_sizes(table)
     v, m, addresses = vs[worker], ms[worker], tables[worker]
     v_row = (part + lanes - 1) // lanes * lanes
     v_step, _ = block_steps(block, v_row, lanes)
@@ -681,10 +641,10 @@ def _tiles_gradient(worker, size, x, table, dy, block, part, split, zeros, parti
         while first < last:
             count = min(block, last - first)
             known = min(count + AHEAD, last - first)
-            _input_addresses(x, zeros, table, first, known, addresses)
+            _addresses(x, x_picture, x_places, zeros, table, first, known, addresses)
             _transform_inputs(size, zeros, addresses, begin, count, known, c0, channels, v, v_row,
                               v_step)  # fmt: skip
-            _output_addresses(size, dy, zeros, table, first, known, UNPOOLED, addresses)
+            _addresses(dy, dy_picture, dy_places, zeros, table, first, known, addresses)
             for q in range(begin, count):
                 if q + AHEAD < known:
                     _prefetch_output_grad(size, dy, addresses, (q + AHEAD) * ELEMENTS, f, columns)
@@ -755,14 +715,14 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=Non
     size, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(size * size) * channels * all_filters
     filters = all_filters // shape.groups
-    table = forward_table(shape, pooled_shape)
+    plan = forward_plan(shape, pooled_shape)
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
     pooled = UNPOOLED if pooled_shape is None else POOLED if index is None else WITH_PLACES
     for g in range(shape.groups):
         own = slice(g * filters, None)
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
-        _product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], table,
+        _product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], plan,
                  None if bias is None else bias[own], activation, y[own],
                  pooled, NO_PLACES if index is None else index[own])  # fmt: skip
 
@@ -772,10 +732,10 @@ def convolve_input_grad(dy, kernel, shape, dx):
     size, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(size * size)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
-    table = input_grad_table(shape)
+    plan = input_grad_plan(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        _product((SIZES[size], kernel[own], taps, 1, all_filters), dy[own], table, None, None,
+        _product((SIZES[size], kernel[own], taps, 1, all_filters), dy[own], plan, None, None,
                  dx[g * channels :])  # fmt: skip
 
 
@@ -784,8 +744,8 @@ def convolve_kernel_grad(x, dy, shape, dk):
     lanes = simd.lanes(x.dtype)
     size, _, channels, all_filters = shape.kernel_shape
     filters = all_filters // shape.groups
-    table = forward_table(shape)
-    tiles = int(table[TILES])
+    plan = forward_plan(shape)
+    tiles = int(plan.table[TILES])
     segments, part, split = _division(tiles, channels, filters, lanes, x.itemsize)
     pieces = -(-channels // part) * -(-filters // split)
     block = _block(-(-tiles // segments), part, lanes, x.itemsize)
@@ -801,7 +761,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     addresses = np.empty((workers, block + AHEAD, ELEMENTS), np.int64)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        tiles_gradient(SIZES[size], x[g * channels :], table, dy[own], dk[own], block, part,
+        tiles_gradient(SIZES[size], x[g * channels :], *plan, dy[own], dk[own], block, part,
                        split, zeros, partial, v, m, addresses)  # fmt: skip
 
 
@@ -830,10 +790,10 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, part, split
 
 
-def _product(right, x, table, bias, activation, y, pooled=UNPOOLED, index=NO_PLACES):
+def _product(right, x, plan, bias, activation, y, pooled=UNPOOLED, index=NO_PLACES):
     """One group: x and y begin at its first channel and filter; `right` are its size, kernel and
     strides as `_transform_strip` takes them."""
-    lanes = simd.lanes(x.dtype)
+    lanes, table = simd.lanes(x.dtype), plan.table
     channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
     workers = min(threads.count(), -(-tiles // ROWS))
     block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
@@ -844,7 +804,7 @@ def _product(right, x, table, bias, activation, y, pooled=UNPOOLED, index=NO_PLA
     panels = -(-filters // (2 * lanes))
     tiles_product(
         *right, arena.empty((panels * ELEMENTS * panel_step(channels, lanes),), x.dtype),
-        x, table, start, y, pooled, index, _streaming(table, y, code), code, slope, block,
+        x, *plan, start, y, pooled, index, _streaming(table, y, code), code, slope, block,
         _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
         arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
         arena.empty((workers, ELEMENTS * m_step), x.dtype),
@@ -871,33 +831,61 @@ def _block(tiles, channels, lanes, itemsize):
     return min(most, -(-tiles // ROWS) * ROWS)
 
 
+class Plan(NamedTuple):
+    """What tells the kernels of the pictures: made in Python once per shape."""
+
+    table: np.ndarray
+    x_places: np.ndarray  # (tiles down + tiles across, 36)
+    y_places: np.ndarray  # the same for the outputs of a tile, or the maxima of their windows
+
+
 @functools.lru_cache(maxsize=256)
-def forward_table(shape, pooled_shape=None):
+def forward_plan(shape, pooled_shape=None):
     """Of the pictures as the forward product sees them."""
     pads = [before for before, _ in shape.padding]
-    return _table(shape.input_shape, shape.output_shape, pads, shape, pooled_shape)
+    return _plan(shape.input_shape, shape.output_shape, pads, shape, pooled_shape)
 
 
 @functools.lru_cache(maxsize=256)
-def input_grad_table(shape):
+def input_grad_plan(shape):
     """The same with dy for x and dx for y."""
     pads = [
         (shape.kernel_shape[0] - 1) * dilation - before
         for (before, _), dilation in zip(shape.padding, shape.dilation, strict=True)
     ]
-    return _table(shape.output_shape, shape.input_shape, pads, shape)
+    return _plan(shape.output_shape, shape.input_shape, pads, shape)
 
 
-def _table(x_shape, sum_shape, pads, shape, pooled_shape=None):
+def _plan(x_shape, sum_shape, pads, shape, pooled_shape=None):
     n, h, w, c = x_shape
     _, *sums, f = sum_shape
     _, oh, ow, _ = pooled_shape or sum_shape
-    taps = shape.kernel_shape[:2]
-    starts = [tile_starts(*axis) for axis in zip(sums, shape.dilation, taps, strict=True)]
+    steps, out = shape.dilation, TILE + 1 - shape.kernel_shape[0]
+    starts = [tile_starts(*axis) for axis in zip(sums, steps, shape.kernel_shape[:2], strict=True)]
     down, across = map(len, starts)
-    fields = [h, w, c, c // shape.groups, oh, ow, f, f // shape.groups, *sums, *pads,
-              *shape.dilation, down, across, n * down * across]  # fmt: skip
-    return np.array([*fields, *starts[0], *starts[1]], np.int64)
+    fields = [h, w, c, c // shape.groups, oh, ow, f, f // shape.groups, *sums, *steps, down, across,
+              n * down * across]  # fmt: skip
+    side = out // 2 if pooled_shape else out
+    seen = [np.array(axis) - pad for axis, pad in zip(starts, pads, strict=True)]
+    made = [np.array(axis) * side // out for axis in starts]
+    return Plan(
+        np.array([*fields, *starts[0], *starts[1]], np.int64),
+        _places(seen, steps, TILE, (h, w, c)),
+        _places(made, steps, side, (oh, ow, f)),
+    )
+
+
+def _places(starts, steps, side, picture_shape):
+    """Lines for the tiles down and across, whose side x side pixels from the first on lie `steps`
+    apart: where in a picture, or OUTSIDE."""
+    *lengths, pixel = picture_shape
+    number = np.divmod(np.arange(side * side), side)
+    lines = []
+    for axis, element in enumerate((lengths[1] * pixel, pixel)):
+        at = starts[axis][:, np.newaxis] + number[axis] * steps[axis]
+        inside = (at >= 0) & (at < lengths[axis])
+        lines.append(np.where(inside, at * element, OUTSIDE))
+    return np.concatenate(lines)
 
 
 @functools.lru_cache(maxsize=64)
