@@ -83,27 +83,30 @@ def _parts(v, index, vectors):
     return [v.builder.add(index, v.integer(i * v.lanes)) for i in range(vectors)]
 
 
-def _write(v, sums, valid, c, place, store, store_last):
+def _write(v, sums, valid, c, place, store, store_last, changes=None):
     """The first `valid` rows to c, each at place(its number); those beyond go where the last one is
-    written afterwards."""
+    written afterwards. `changes`: a function for each vector of a row, applied when it is stored,
+    as registers for the changed ones of all rows are not left."""
     final = v.builder.sub(valid, v.integer(1))
     for i, row in reversed(list(enumerate(sums))):
         inside = v.builder.icmp_signed("<", v.integer(i), final)
         *parts, end = _parts(v, place(v.builder.select(inside, v.integer(i), final)), len(row))
+        if changes is not None:
+            row = [f(x) for f, x in zip(changes, row, strict=True)]
         for value, at in zip(row, parts, strict=False):
             store(value, c, at)
         store_last(row[-1], c, end)
 
 
-def _write_whole_or_first(v, sums, valid, last, c, place):
+def _write_whole_or_first(v, sums, valid, last, c, place, changes=None):
     whole = v.builder.icmp_signed("==", last, v.integer(v.lanes))
     with v.builder.if_else(whole) as (all_of_it, some_of_it):
         with all_of_it:
-            _write(v, sums, valid, c, place, v.store, v.store)
+            _write(v, sums, valid, c, place, v.store, v.store, changes)
         with some_of_it:
             _write(
                 v, sums, valid, c, place, v.store,
-                lambda value, array, at: v.store_first(value, array, at, last),
+                lambda value, array, at: v.store_first(value, array, at, last), changes,
             )  # fmt: skip
 
 
@@ -130,23 +133,22 @@ def _position_tile(rows, vectors, half=False, packed=True):
         def place(row):
             return builder.add(c0, v.load_integer(outs, builder.add(p0, row)))
 
-        def finish(sums):
+        def finish(changes):
             if half:  # its rows do not begin where a vector does
-                _write_whole_or_first(v, sums, valid, last, c, place)
+                _write_whole_or_first(v, sums, valid, last, c, place, changes)
                 return
             with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
                 with yes:
-                    _write(v, sums, valid, c, place, v.stream, v.stream)
+                    _write(v, sums, valid, c, place, v.stream, v.stream, changes)
                 with no:
-                    _write_whole_or_first(v, sums, valid, last, c, place)
+                    _write_whole_or_first(v, sums, valid, last, c, place, changes)
 
         with builder.if_else(gemm.is_rectifier(v, code)) as (rectifier, other):
             with rectifier:
                 floors = _parts(v, floor0, vectors)
-                changes = [gemm.rectified(v, code, slope, start, at) for at in floors]
-                finish([[f(x) for f, x in zip(changes, row, strict=True)] for row in sums])
+                finish([gemm.rectified(v, code, slope, start, at) for at in floors])
             with other:
-                finish(sums)
+                finish(None)
 
     return simd.vector_intrinsic(write)
 
