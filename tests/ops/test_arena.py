@@ -73,3 +73,11 @@ def test_an_array_that_outlives_this_module_says_nothing():
     script = "import numpy; from minicnn.ops import arena; numpy.kept = arena.empty((10_000,))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_scratch_of_nearly_one_length_is_one_buffer():
+    first = arena.scratch(2, 100_000, np.float32)
+    assert first.shape[0] == 2 and first.shape[1] >= 100_000 and first.flags.c_contiguous
+    address = first.ctypes.data
+    del first
+    assert arena.scratch(2, 190_000, np.float32).ctypes.data == address

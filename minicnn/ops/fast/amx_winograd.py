@@ -189,8 +189,8 @@ def _product(x, plan, right, bias, activation, y):
     tiles_product(
         x, *plan, u, np.arange(steps) * PARTS * LINE, start, y, code, slope, block, group,
         winograd._zeros(channels + 2 * lanes, x.dtype), np.empty(filters + lanes, x.dtype),
-        arena.empty((workers, ELEMENTS * (block * v_row + lanes)), np.float32),
-        arena.empty((workers, block * (steps * PARTS | 1) * LINE // 4), np.float32),
-        arena.empty((workers, ELEMENTS * (block * group + lanes)), np.float32),
+        arena.scratch(workers, ELEMENTS * (block * v_row + lanes), np.float32),
+        arena.scratch(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
+        arena.scratch(workers, ELEMENTS * (block * group + lanes), np.float32),
         np.empty((workers, block, ELEMENTS), np.int64),
     )  # fmt: skip

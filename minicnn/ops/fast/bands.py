@@ -533,7 +533,7 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=Non
     if index is None:
         index = arena.empty(y.shape, np.uint8)
     _pooled_products(*arguments, code, slope, False, scratch,
-                     arena.empty((len(scratch), outputs), x.dtype), *tables, SIDE, y,
+                     arena.scratch(len(scratch), outputs, x.dtype), *tables, SIDE, y,
                      index)  # fmt: skip
 
 
@@ -570,7 +570,7 @@ def _prepared(plan, x, kernel, step, columns, bias, activation):
     start = gemm.start_vector(bias, activation, columns, x.dtype)
     arguments = (x, plan.table, plan.phases, plan.pixels, plan.outs, plan.taps, plan.tap_rows,
                  kernel, plan.starts, step, columns, packed, start)  # fmt: skip
-    scratch = arena.empty((min(threads.count(), plan.tasks), plan.scratch), x.dtype)
+    scratch = arena.scratch(min(threads.count(), plan.tasks), plan.scratch, x.dtype)
     return arguments, *gemm.activation_code(activation, x.dtype), scratch
 
 
@@ -591,7 +591,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     panels_at = plan.scratch + -plan.scratch % lanes
     panel_size = (int(plan.table[BAND_HEIGHT]) * shape.output_shape[2] + 1) * (width + lanes)
     workers = min(threads.count(), segments * pieces)
-    scratch = arena.empty((workers, panels_at + panel_size), x.dtype)
+    scratch = arena.scratch(workers, panels_at + panel_size, x.dtype)
     heights = _height(count, (TILE, LOW)), _height(count, (ROWS, MIDDLE, TILE))
     _gradients(x, plan.table, plan.phases, plan.pixels, plan.taps, plan.tap_rows, count, dy,
                filters, width, heights, pieces, dk, partial, scratch, panels_at)  # fmt: skip

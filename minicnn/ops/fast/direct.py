@@ -565,7 +565,7 @@ def convolve_kernel_grad(x, dy, shape: Geometry, dk):
         dk,
         block,
         partial,
-        arena.empty((workers, size), x.dtype),
+        arena.scratch(workers, size, x.dtype),
     )
 
 
@@ -586,7 +586,7 @@ def _run_product(plan, x, kernel, bias, activation, y):
             parts, min(-(-2 * workers // blocks), plan.columns // (2 * lanes)), lanes
         )
     size = (block + ROWS) * depth + block * plan.columns + ROWS * lanes + 2 * lanes
-    scratch = arena.empty((min(workers, blocks * len(parts)), size), x.dtype)
+    scratch = arena.scratch(min(workers, blocks * len(parts)), size, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     patch_product(x, plan.table, plan.runs, parts, packed, start, y, code, slope, block, scratch)
 

@@ -530,7 +530,7 @@ def _tiles_product(worker, size, x, table, x_places, y_places, u, start, y, pool
     x_picture, y_picture = _picture_sizes(table)
     v, m, addresses = vs[worker], ms[worker], tables[worker]
     v_row = (channels + lanes - 1) // lanes * lanes
-    v_step, m_step = block_steps(block, v_row, lanes)
+    v_step, m_step = block_steps(block, v_row, filters, lanes)
     u_step = panel_step(channels, lanes)
     to_floor = start.size // 2 if code == gemm.FLOOR else 0
     group = GROUP * 2 * lanes
@@ -585,11 +585,12 @@ def _transform_inputs(size, like, addresses, begin, count, known, channel, chann
 
 
 @kernel
-def block_steps(block, v_row, lanes):
+def block_steps(block, v_row, filters, lanes):
     """Distance of the 36 elements in v and m; an odd number of cache lines, so that the stores of
     a transform do not all fall into the same few sets of the first-level cache."""
     rows = (block + ROWS - 1) // ROWS * ROWS
-    return rows * v_row + lanes, rows * GROUP * 2 * lanes + lanes
+    m_row = min((filters + lanes - 1) // lanes, GROUP * 2) * lanes
+    return rows * v_row + lanes, rows * m_row + lanes
 
 
 @kernel
@@ -626,7 +627,7 @@ def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part
     x_picture, dy_picture = _picture_sizes(table)
     v, m, addresses = vs[worker], ms[worker], tables[worker]
     v_row = (part + lanes - 1) // lanes * lanes
-    v_step, _ = block_steps(block, v_row, lanes)
+    v_step, _ = block_steps(block, v_row, filters, lanes)
     m_step = block * split + lanes
     sums_step = (part + ROWS - 1) // ROWS * ROWS * split
     segments, pieces = partials.shape[:2]
@@ -753,11 +754,11 @@ def convolve_kernel_grad(x, dy, shape, dk):
     sums = ELEMENTS * (-(-part // ROWS) * ROWS) * split
     partial = arena.empty((segments, pieces, sums), x.dtype)
     v_row = -(-part // lanes) * lanes
-    v_step, _ = block_steps(block, v_row, lanes)
+    v_step, _ = block_steps(block, v_row, filters, lanes)
     m_step = block * split + lanes
     zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
-    v = arena.empty((workers, ELEMENTS * v_step + ROWS + lanes), x.dtype)
-    m = arena.empty((workers, ELEMENTS * m_step), x.dtype)
+    v = arena.scratch(workers, ELEMENTS * v_step + ROWS + lanes, x.dtype)
+    m = arena.scratch(workers, ELEMENTS * m_step, x.dtype)
     addresses = np.empty((workers, block + AHEAD, ELEMENTS), np.int64)
     for g in range(shape.groups):
         own = slice(g * filters, None)
@@ -800,14 +801,14 @@ def _product(right, x, plan, bias, activation, y, pooled=UNPOOLED, index=NO_PLAC
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     v_row = -(-channels // lanes) * lanes
-    v_step, m_step = block_steps(block, v_row, lanes)
+    v_step, m_step = block_steps(block, v_row, filters, lanes)
     panels = -(-filters // (2 * lanes))
     tiles_product(
         *right, arena.empty((panels * ELEMENTS * panel_step(channels, lanes),), x.dtype),
         x, *plan, start, y, pooled, index, _streaming(table, y, code), code, slope, block,
         _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
-        arena.empty((workers, ELEMENTS * v_step + ROWS * v_row), x.dtype),
-        arena.empty((workers, ELEMENTS * m_step), x.dtype),
+        arena.scratch(workers, ELEMENTS * v_step + ROWS * v_row, x.dtype),
+        arena.scratch(workers, ELEMENTS * m_step, x.dtype),
         np.empty((workers, block + AHEAD, ELEMENTS), np.int64),
     )  # fmt: skip
 
