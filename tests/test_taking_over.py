@@ -308,3 +308,41 @@ def test_sum_and_rectifier(after, taken, monkeypatch):
     assert check_gradients(model, x).passed
     _, ran = calls(model, x, monkeypatch)
     assert (len(ran) == len(model.layers) - 2) == taken  # Input never runs
+
+
+@pytest.mark.parametrize("rectifier", [None, ReLU(dtype="float64")], ids=["none", "relu"])
+def test_a_sum_adds_the_gradients_of_those_that_read_it(rectifier, monkeypatch):
+    """Two blocks: the first one's sum is read by the second one's convolution and its shortcut."""
+    x = Input((6, 5, 3))
+    first = Conv2D(3, 3, padding="same", dtype="float64")(x)
+    first = Add(dtype="float64")([first, x])
+    y = first if rectifier is None else rectifier(first)
+    second = Conv2D(3, 3, padding="same", dtype="float64")(y)
+    model = Model(x, Flatten(dtype="float64")(Add(dtype="float64")([second, y])))
+    x = np.random.default_rng(0).standard_normal((3, 6, 5, 3))
+    added, plain = [], Add.backward
+
+    def backward(self, dy, saved, needs_dx):
+        added.append(len(dy))
+        return plain(self, dy, saved, needs_dx)
+
+    monkeypatch.setattr(Add, "backward", backward)
+    y, saved = model.forward(x, Context(training=True, keep=True))
+    model.backward(np.ones_like(y), saved, False)
+    assert added == [1, 2]
+    assert check_gradients(model, x).passed
+
+
+def test_a_sum_of_ones_own_gets_one_gradient(monkeypatch):
+    """A subclass with a backward of its own knows nothing of lists."""
+
+    class Halved(Add):
+        def backward(self, dy, saved, needs_dx):
+            assert isinstance(dy, np.ndarray)
+            return super().backward(dy, saved, needs_dx)
+
+    x = Input((4,))
+    y = Halved()([x, x])
+    model = Model(x, Add()([y, y]))
+    y, saved = model.forward(np.ones((2, 4), np.float32), Context(keep=True))
+    np.testing.assert_array_equal(model.backward(np.ones_like(y), saved, True), 4)

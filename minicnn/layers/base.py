@@ -290,6 +290,7 @@ class Layer(Configurable):
         return [np.array(one) for one in y] if isinstance(y, list) else np.array(y)
 
     takes_lists = False  # merging layers and models: a list of arrays is several inputs
+    adds_gradients = False  # backward takes a list: the gradients of all that read the output
 
     def cast(self, x):
         """x as this layer's type (pixels stay integers where the layer reads them itself)."""

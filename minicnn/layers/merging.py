@@ -49,14 +49,24 @@ class Add(_Merging):
     def forward(self, x, context):
         if not context.taken:
             return ops.add(x), (len(x), None, None)
-        y = ops.add(x, rectifier_of(context.taken[0]))
-        return y, (len(x), context.taken[0].whole_activation, y)
+        activation = rectifier_of(context.taken[0])
+        y = ops.add(x, activation)
+        return y, (len(x), activation, y)
+
+    @property
+    def adds_gradients(self):
+        """A sum's paths often end where others begin: their gradients and the rectifier's are one
+        pass."""
+        return computes_as(self, Add)
 
     def backward(self, dy, saved, needs_dx):
         count, activation, after = saved
+        dys = dy if isinstance(dy, list) else [dy]
         if activation is not None:
-            dy = activation.backward(dy, after, True)
-        return [dy] * count
+            dx = ops.add_grad(dys, after, activation)
+        else:
+            dx = dys[0] if len(dys) == 1 else ops.add(dys)
+        return [dx] * count
 
 
 @table.register()

@@ -119,17 +119,18 @@ class Model(Trainer, Layer):
         watch(layer, dx) is called after every layer.
         """
         plan = self._graph()
-        gradients = [None] * plan.slot_count
+        gradients = [[] for _ in range(plan.slot_count)]  # of a value, one from each reader
         for slot, one in zip(plan.output_slots, [dy] if self._single_output else dy, strict=True):
-            _add_gradient(gradients, slot, one)
+            if one is not None:
+                gradients[slot].append(one)
         for step, above in zip(reversed(plan.steps), reversed(plan.plan(needs_dx)), strict=True):
             kept = saved.pop()
-            dy = [gradients[slot] for slot in step.outputs]
-            for slot in step.outputs:
-                gradients[slot] = None
-            if kept is _TAKEN_OVER:
-                gradients[step.inputs[0]] = dy[0]  # for the layer that took this one over
+            if kept is _TAKEN_OVER:  # they are for the layer that took this one over
+                gradients[step.inputs[0]] = _taken(gradients, step.outputs[0])
                 continue
+            dy = [_taken(gradients, slot) for slot in step.outputs]
+            in_its_pass = step.layer.adds_gradients and step.layer.activity_regularizer is None
+            dy = [(one or None) if in_its_pass else _total(one) for one in dy]
             if step.layer.activity_regularizer is not None:
                 kept, y = kept
                 penalty = step.layer.activity_regularizer.grad(y) / len(y)
@@ -142,10 +143,11 @@ class Model(Trainer, Layer):
             del dy, kept
             if above:
                 for slot, one in zip(step.inputs, dx if step.many else [dx], strict=True):
-                    _add_gradient(gradients, slot, one)
+                    if one is not None:
+                        gradients[slot].append(one)
             del dx
         if needs_dx:
-            dx = [gradients[slot] for slot in plan.input_slots]
+            dx = [_total(gradients[slot]) for slot in plan.input_slots]
             return dx[0] if self._single else dx
 
     def _graph(self):
@@ -470,14 +472,17 @@ class Model(Trainer, Layer):
         return model
 
 
-def _add_gradient(gradients, slot, gradient):
-    """Paths join: the gradients add up, in memory that belongs to nobody else."""
-    if gradient is None:
-        return
-    if gradients[slot] is None:
-        gradients[slot] = gradient
-    else:
-        gradients[slot] = ops.add([gradients[slot], gradient])
+def _taken(gradients, slot):
+    """The gradients of a value, which nobody needs any more."""
+    taken, gradients[slot] = gradients[slot], []
+    return taken
+
+
+def _total(gradients):
+    """Where paths join, their gradients add up, in memory that belongs to nobody else."""
+    if len(gradients) > 1:
+        return ops.add(gradients)
+    return gradients[0] if gradients else None
 
 
 def _shape_advice(got, expected):

@@ -42,6 +42,7 @@ NAMES = {
         "log_softmax_grad",
         "scale_shift",
         "add",
+        "add_grad",
         "dropout",
         "dropout_grad",
     ),

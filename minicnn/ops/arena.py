@@ -1,12 +1,14 @@
 """Memory for activations and gradients: 64-byte aligned buffers that are used again and again.
 
 Fresh pages cost a training step about half its speed (the kernel zeroes every page on first
-touch). A buffer handed out by `empty` goes back to the pool by itself when the last array that
-looks at it dies, so a value that somebody still holds is never overwritten, and a step that asks
-for the sizes of the step before finds them all here.
+touch). The arena keeps every buffer that it has handed out, and hands it out again once nobody but
+the arena refers to it: the arrays made of a buffer, and all views of them, refer to it as their
+`base`. So a value that somebody still holds is never overwritten, and a step that asks for the
+sizes of the step before finds them all here.
 """
 
 import bisect
+import sys
 
 import numpy as np
 
@@ -18,71 +20,61 @@ SHORTEST_SCRATCH = 1 << 20  # bytes; what a launch does not touch of it costs no
 SMALLEST = 4096  # below a page, numpy's own allocator is quicker and pages are not the cost
 
 
-class _Pool:
-    """Free buffers by size, without a lock: each change is one call into a list or dict, which no
-    other thread and no garbage collection that ends a _Lease can come between."""
+def _free(buffers, references):
+    """The first of `buffers`, pairs (memory, start), to which so many references lead; or None.
 
+    Of two threads that look at the same one at the same time, neither or one finds it free: both
+    refer to it while they look, and the one that finds it does so until its array does.
+    """
+    for buffer in buffers:
+        if sys.getrefcount(buffer[0]) == references:
+            return buffer
+    return None
+
+
+# To memory that only a buffer holds; it is for the interpreter to say what it counts.
+_UNUSED = next(n for n in range(1, 9) if _free([(np.empty(1), 0)], n) is not None)
+
+
+class _Pool:
     def __init__(self):
-        self.sizes, self.free = [], {}  # sorted; size -> buffers, perhaps none
+        self.sizes, self.buffers = [], {}  # sorted; size -> [(memory, start)]
 
     def take(self, size):
-        at, largest = bisect.bisect_left(self.sizes, size), size * LARGEST_WASTE
-        for waiting in self.sizes[at:]:
-            if waiting > largest:
+        """(memory, where its first aligned byte is) of at least `size` bytes from there on."""
+        found = _free(self.buffers.get(size, ()), _UNUSED)
+        if found is not None:
+            return found
+        largest = size * LARGEST_WASTE
+        for larger in self.sizes[bisect.bisect_right(self.sizes, size) :]:
+            if larger > largest:
                 break
-            try:
-                return self.free[waiting].pop()
-            except (KeyError, IndexError):
-                continue  # all of this size are on loan
+            found = _free(self.buffers.get(larger, ()), _UNUSED)
+            if found is not None:
+                return found
+        if size not in self.sizes:
+            bisect.insort(self.sizes, size)
         memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = memory.ctypes.data  # asked once: it takes a microsecond
-        return memory, start + (-start) % ALIGNMENT, size
-
-    def give(self, buffer, insort=bisect.insort):  # bound here, see _Lease.__del__
-        size = buffer[2]
-        try:
-            self.free[size].append(buffer)
-        except KeyError:
-            insort(self.sizes, size)  # first: a size missing here is never found
-            self.free.setdefault(size, []).append(buffer)
+        buffer = memory, -memory.ctypes.data % ALIGNMENT
+        self.buffers.setdefault(size, []).append(buffer)
+        return buffer
 
     def clear(self):
-        self.sizes, self.free = [], {}
+        self.sizes, self.buffers = [], {}
 
 
 _pool = _Pool()
 
 
-class _Lease:
-    """Owner of a buffer on loan; numpy keeps it alive as the `base` of every view."""
-
-    __slots__ = ("__array_interface__", "buffer")
-
-    def __init__(self, shape, dtype, size):
-        self.buffer = _pool.take(size)  # (memory, address of its first aligned byte, size)
-        self.__array_interface__ = {
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": (self.buffer[1], False),
-            "version": 3,
-        }
-
-    def __del__(self, give=_pool.give):  # bound here: globals are gone when the interpreter ends
-        buffer = getattr(self, "buffer", None)
-        if buffer is not None:  # Ctrl-C may have ended __init__ before there was one
-            give(buffer)
-
-
 def empty(shape, dtype=np.float32):
     """An uninitialised C-contiguous array, 64-byte aligned when it is 4 kB or more."""
     dtype = np.dtype(dtype)
-    shape = tuple(shape)
     size = dtype.itemsize
     for length in shape:
         size *= length
     if size < SMALLEST:
         return np.empty(shape, dtype)
-    return np.asarray(_Lease(shape, dtype, size))
+    return np.ndarray(shape, dtype, *_pool.take(size))
 
 
 def scratch(workers, length, dtype):
@@ -104,5 +96,6 @@ def zeros(shape, dtype=np.float32):
 
 
 def trim():
-    """Hand all waiting buffers back to the system (end of `fit`, before a large model)."""
+    """Forget all buffers (end of `fit`, before a large model): those that nobody looks at go back
+    to the system at once, the others when their last array dies."""
     _pool.clear()

@@ -58,18 +58,8 @@ def test_no_buffer_has_two_holders_in_different_threads():
     assert not wrong
 
 
-def test_an_interrupt_before_there_is_a_buffer_says_nothing(monkeypatch, capsys):
-    def interrupted(size):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(arena._pool, "take", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        arena.empty((64, 64))
-    assert not capsys.readouterr().err
-
-
 def test_an_array_that_outlives_this_module_says_nothing():
-    """When the interpreter ends, what numpy holds dies after the globals of the arena are gone."""
+    """When the interpreter ends, what numpy holds dies after the globals of the arena."""
     script = "import numpy; from minicnn.ops import arena; numpy.kept = arena.empty((10_000,))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")

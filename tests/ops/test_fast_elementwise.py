@@ -222,6 +222,26 @@ def test_add_and_rectifier(agree, shape, dtype, count, activation):
     np.testing.assert_allclose(fast.add(xs, activation), expected, rtol=near(dtype))
 
 
+@quick
+@given(
+    shape=shapes,
+    dtype=dtypes,
+    count=st.integers(1, 3),
+    activation=st.sampled_from([("relu",), ("leaky_relu", 0.3)]),
+)
+def test_the_gradients_of_all_that_read_a_rectified_sum(agree, shape, dtype, count, activation):
+    dys = [normal(*shape, dtype=dtype, seed=i) for i in range(count)]
+    y = reference.activate(normal(*shape, dtype=dtype, seed=9), activation)
+    agree(
+        lambda dys, out=None: fast.add_grad(dys, y, activation, out),
+        lambda dys: reference.add_grad(dys, y, activation),
+        dys,
+        tolerance=near(dtype),
+    )
+    expected = sum(dys) * np.where(y > 0, 1, (activation + (0,))[1])
+    np.testing.assert_allclose(reference.add_grad(dys, y, activation), expected, rtol=near(dtype))
+
+
 @pytest.mark.parametrize("ops", [fast, reference])
 def test_add_and_rectifier_of_special_numbers(ops):
     x, zero = np.array([np.nan, np.inf, -np.inf, -1, 2], np.float32), np.zeros(5, np.float32)

@@ -584,6 +584,32 @@ def add(xs, activation=None, out=None):
     return y
 
 
+@kernel
+def add_gradient_serial(a, b, y, slope, dx):
+    for i in range(a.size):
+        dx[i] = (a[i] + b[i]) * leaky_relu_derivative(y[i], slope)
+
+
+@parallel_kernel
+def add_gradient_blocks(a, b, y, slope, dx):
+    for block in prange(blocks(a.size, BLOCK)):
+        part = slice(block * BLOCK, (block + 1) * BLOCK)
+        add_gradient_serial(a[part], b[part], y[part], slope, dx[part])
+
+
+def add_grad(dys, y, activation, out=None):
+    """dx of every x of y = add(xs, activation); dys: the gradients of those that read y."""
+    *others, dy = dys
+    if not others:
+        return activate_grad(dy, y, activation, out)
+    shape, dtype = y.shape, float_type("y", y)
+    dx, slope = output(out, shape, dtype), rectifier(activation, dtype)
+    others = others[0] if len(others) == 1 else add(others)
+    add_gradient_blocks(flat("dys[0]", others, shape, dtype), flat("dys[-1]", dy, shape, dtype),
+                        flat("y", y, shape, dtype), slope, dx.reshape(-1))  # fmt: skip
+    return dx
+
+
 def rectifier(activation, dtype):
     """The slope of a rectifier below zero; None has slope 1."""
     if activation is None:

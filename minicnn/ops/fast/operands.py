@@ -22,10 +22,9 @@ def flat(name, array, shape, dtype):
     """`array` as 1-D memory that a kernel may read; copied only when it has to be."""
     if array.shape != tuple(shape):
         raise ValueError(f"{name} has shape {array.shape}, expected {tuple(shape)}")
-    array = np.asarray(array, dtype=dtype, order="C")
-    if not array.flags.writeable or not array.flags.aligned:
-        # Numba compiles a second variant for read-only arrays; rare enough for a copy.
-        array = array.copy()
+    if array.dtype != dtype or not array.flags.carray:  # C-contiguous, aligned and writeable
+        # A copy even if it is only read-only: Numba compiles a second variant for those.
+        array = np.array(array, dtype=dtype, order="C")
     return array.reshape(-1)
 
 
@@ -37,6 +36,6 @@ def output(out, shape, dtype):
         raise ValueError(
             f"out has shape {out.shape} and dtype {out.dtype}, expected {tuple(shape)} and {dtype}"
         )
-    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+    if not out.flags.carray:
         raise ValueError("out must be a writable C-contiguous array: pass out.copy() or None")
     return out

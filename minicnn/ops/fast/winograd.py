@@ -794,32 +794,48 @@ def _division(tiles, channels, filters, lanes, itemsize):
 def _product(right, x, plan, bias, activation, y, pooled=UNPOOLED, index=NO_PLACES):
     """One group: x and y begin at its first channel and filter; `right` are its size, kernel and
     strides as `_transform_strip` takes them."""
-    lanes, table = simd.lanes(x.dtype), plan.table
-    channels, filters, tiles = (int(table[field]) for field in (CHANNELS, FILTERS, TILES))
-    workers = min(threads.count(), -(-tiles // ROWS))
-    block = _block(-(-tiles // workers), channels, lanes, x.itemsize)
+    channels, filters, tiles = plan.table[[CHANNELS, FILTERS, TILES]].tolist()
+    sizes = _sizes(channels, filters, tiles, simd.lanes(x.dtype), x.itemsize, threads.count())
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
-    v_row = -(-channels // lanes) * lanes
-    v_step, m_step = block_steps(block, v_row, filters, lanes)
-    panels = -(-filters // (2 * lanes))
     tiles_product(
-        *right, arena.empty((panels * ELEMENTS * panel_step(channels, lanes),), x.dtype),
-        x, *plan, start, y, pooled, index, _streaming(table, y, code), code, slope, block,
-        _zeros(channels + 2 * lanes, x.dtype), _outside(filters, x.dtype),
-        arena.scratch(workers, ELEMENTS * v_step + ROWS * v_row, x.dtype),
-        arena.scratch(workers, ELEMENTS * m_step, x.dtype),
-        np.empty((workers, block + AHEAD, ELEMENTS), np.int64),
+        *right, arena.empty((sizes.u,), x.dtype), x, *plan, start, y, pooled, index,
+        _streaming(filters, plan.table, y, code), code, slope, sizes.block,
+        _zeros(channels + 2 * simd.lanes(x.dtype), x.dtype), _outside(filters, x.dtype),
+        arena.scratch(sizes.workers, sizes.v, x.dtype),
+        arena.scratch(sizes.workers, sizes.m, x.dtype),
+        np.empty((sizes.workers, sizes.block + AHEAD, ELEMENTS), np.int64),
     )  # fmt: skip
 
 
-def _streaming(table, y, code):
+class _Sizes(NamedTuple):
+    """Of a launch of `tiles_product`; u, v (of a worker) and m in elements."""
+
+    workers: int
+    block: int
+    u: int
+    v: int
+    m: int
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes(channels, filters, tiles, lanes, itemsize, most_workers):
+    workers = min(most_workers, -(-tiles // ROWS))
+    block = _block(-(-tiles // workers), channels, lanes, itemsize)
+    v_row = -(-channels // lanes) * lanes
+    v_step, m_step = block_steps(block, v_row, filters, lanes)
+    u = -(-filters // (2 * lanes)) * ELEMENTS * panel_step(channels, lanes)
+    return _Sizes(workers, block, u, ELEMENTS * v_step + ROWS * v_row, ELEMENTS * m_step)
+
+
+def _streaming(filters, table, y, code):
     """Whether the outputs go past the caches: then they are whole vectors, and nothing but the
     transform touches them."""
-    whole = int(table[FILTERS]) % simd.lanes(y.dtype) == 0 and code <= gemm.FLOOR
+    whole = filters % simd.lanes(y.dtype) == 0 and code <= gemm.FLOOR
     return int(whole and simd.streams(y, int(table[OUT_PIXEL])))
 
 
+@functools.lru_cache(maxsize=64)
 def _outside(filters, dtype):
     """Where outputs outside the picture go; the arena aligns arrays of this size."""
     return arena.empty((max(filters + simd.lanes(dtype), arena.SMALLEST),), dtype)

@@ -286,6 +286,12 @@ def add(xs, activation=None, out=None):
     return deliver(y, y.dtype, out)
 
 
+def add_grad(dys, y, activation, out=None):
+    """dx of every x of y = add(xs, activation); dys: the gradients of those that read y."""
+    check_rectifier(activation)
+    return activate_grad(add(dys), y, activation, out)
+
+
 def random_bits(counters, key):
     """A random uint32 for each uint64 counter: two words of key, then MurmurHash3's finaliser.
 
