@@ -23,6 +23,7 @@ class Context:
                   backward may then return a GradientOfSum (activations.py)
     frozen_state  moving statistics are not written (gradient checks)
     taken         the layers above whose work this one does as well (`Layer.takes_over`)
+    prepared      what `takes_over` found out and `forward` needs
     """
 
     training: bool = False
@@ -37,6 +38,7 @@ class Context:
     frozen_state: bool = False
     below: tuple | None = None
     taken: tuple = ()
+    prepared: object = None
 
     def at(self, node, training=None, logits=frozenset(), below=None):
         """The same call at a node of a graph, perhaps with a mode of its own."""

@@ -110,13 +110,11 @@ class Conv2D(Layer):
         if not computes_as(self, Conv2D):
             return 0
         predicting = not (context.training or context.keep)
-        ending = _Ending(self)
+        context.prepared = ending = _Ending(self)
         return len(list(itertools.takewhile(lambda one: ending.take(one, predicting), following)))
 
     def forward(self, x, context):
-        ending = _Ending(self)
-        for layer in context.taken:
-            ending.take(layer, not context.training)
+        ending = context.prepared or _Ending(self)
         kernel, bias, floor = ending.parameters()
         activation = None if context.logits else ending.activation
         fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
