@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minicnn.ops.fast import elementwise
+from minicnn.ops.fast import elementwise, simd
 from minicnn.ops.fast import normalization as fast
 from minicnn.ops.reference import normalization as reference
 
@@ -200,6 +200,24 @@ def test_a_constant_channel_has_variance_zero():
     np.testing.assert_array_equal(variance, 0)
     np.testing.assert_array_equal(y, 0)
     np.testing.assert_array_equal(mean, x[0])
+
+
+@pytest.mark.parametrize("shape", [(9, 65, 61, 32), (3, 64, 130, 48)], ids=str)
+def test_results_past_the_caches(shape, monkeypatch):
+    """Large enough for `stream`, whole rows and what is left of them: the same bits."""
+    x, dy = (normal(*shape, dtype=np.float32, seed=seed) for seed in (0, 1))
+    assert x.nbytes >= simd.STREAM_BYTES
+    gamma, beta = (normal(shape[-1], dtype=np.float32, seed=seed) for seed in (2, 3))
+    results = []
+    for least in (simd.STREAM_BYTES, 1 << 40):
+        monkeypatch.setattr(simd, "STREAM_BYTES", least)
+        y, mean, variance = fast.batch_norm_train(x, gamma, beta, 1e-3, ("relu",))
+        given = fast.batch_norm_inference(x, gamma, beta, mean, variance, 1e-3)
+        norm = (gamma, mean, variance, 1e-3)
+        grads = fast.batch_norm_activation_grad(dy, x, *norm, ("relu",), beta, ("relu",))
+        results.append([y, given, *grads])
+    for one, two in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_nan_stays_in_its_channel():

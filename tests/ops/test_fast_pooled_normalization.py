@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minicnn import config
-from minicnn.ops.fast import normalization, pooling
+from minicnn.ops.fast import normalization, pooling, simd
 from minicnn.ops.fast import pooled_normalization as fast
 from minicnn.ops.reference import pooled_normalization as reference
 
@@ -87,6 +87,19 @@ def test_threads_do_not_matter():
             rest = (gamma, *statistics, 1e-3, beta, None, ("relu",))
             grads = fast.batch_norm_max_pool_grad(dy, index, x, *rest)
             found.append([y, index, *statistics, *grads])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_gradients_past_the_caches(monkeypatch):
+    x, dy, gamma, beta = arrays((17, 48, 46, 32), np.float32)
+    assert x.nbytes >= simd.STREAM_BYTES
+    _, index, *statistics = fast.batch_norm_max_pool(x, gamma, beta, 1e-3)
+    found = []
+    for least in (simd.STREAM_BYTES, 1 << 40):
+        monkeypatch.setattr(simd, "STREAM_BYTES", least)
+        rest = (gamma, *statistics, 1e-3, beta, None, ("relu",))
+        found.append(fast.batch_norm_max_pool_grad(dy, index, x, *rest))
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -62,14 +62,26 @@ class Rows:
         return arena.empty((self.blocks, count, self.width), np.float64)
 
 
-def across(v, width, visit):
+def across(v, width, visit, streaming=None):
     """visit(columns, load, store) for the columns 0 ... width of a row, TILE vectors at a time,
-    then one by one; load and store touch no more than the columns that there are."""
+    then one by one; load and store touch no more than the columns that there are. Where the number
+    `streaming` is not 0, what is stored TILE vectors at a time goes past the caches."""
     builder, step = v.builder, TILE * v.lanes
     whole = builder.and_(width, v.integer(-step))
-    with v.count_up(whole, step) as (i, _):
-        columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(TILE)]
-        visit(columns, v.load, v.store)
+
+    def visit_tiles(store):
+        with v.count_up(whole, step) as (i, _):
+            columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(TILE)]
+            visit(columns, v.load, store)
+
+    if streaming is None:
+        visit_tiles(v.store)
+    else:
+        with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
+            with yes:
+                visit_tiles(v.stream)
+            with no:
+                visit_tiles(v.store)
     rest = builder.sub(width, whole)
     with v.count_up(rest, v.lanes) as (i, _):
         column = builder.add(whole, i)

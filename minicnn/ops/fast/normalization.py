@@ -21,7 +21,7 @@ from minicnn.ops.fast.channel_sums import GROUP, Rows, Sum, across, add_to, fold
 from minicnn.ops.fast.elementwise import activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.operands import flat, float_type, output
-from minicnn.ops.fast.simd import vector_intrinsic
+from minicnn.ops.fast.simd import end_of_stream, streams, vector_intrinsic
 from minicnn.ops.shapes import RECTIFIERS
 
 # --- the passes over a group of rows: arrays are flat, a row is as long as the coefficients ---
@@ -58,7 +58,7 @@ def group_moments(v, x, first, rows, width, shift, sums):
 
 
 @vector_intrinsic
-def group_normalize(v, x, first, rows, width, vectors, slope, y):
+def group_normalize(v, x, first, rows, width, vectors, slope, y, streaming):
     """y = (x - mean) scale + offset, times slope where that is not positive."""
     slopes, zero = v.splat(slope), v.constant(0)
     flat_below = v.builder.fcmp_ordered("==", slopes, zero)  # -inf * 0 is not 0
@@ -73,7 +73,7 @@ def group_normalize(v, x, first, rows, width, vectors, slope, y):
                 below = v.builder.select(flat_below, zero, v.multiply(value, slopes))
                 store(not_positive(v, value, below, value), y, here)
 
-    across(v, width, visit)
+    across(v, width, visit, streaming)
 
 
 @vector_intrinsic
@@ -101,7 +101,8 @@ def group_products(v, dy, x, first, rows, width, vectors, slope, sums):
 
 
 @vector_intrinsic
-def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, dx, sums):
+def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, dx, streaming,
+                     sums):  # fmt: skip
     """dx = scale g + of_x (x - mean) + constant, times slope_below where x <= 0; and its sums."""
     slopes, slopes_below, one = v.splat(slope), v.splat(slope_below), v.constant(1)
 
@@ -121,10 +122,11 @@ def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, 
                 result = v.multiply(result, not_positive(v, value, slopes_below, one))
                 total.add(result)
                 store(result, dx, here)
+        keep = v.store if store == v.stream else store
         for i, total in zip(columns, totals, strict=True):
-            store(total.value, sums, i)
+            keep(total.value, sums, i)
 
-    across(v, width, visit)
+    across(v, width, visit, streaming)
 
 
 def coefficients_of(v, columns, load, vectors, width, count):
@@ -149,13 +151,15 @@ def moments_of_block(x, b, rows, shift, sums):
 
 
 @kernel
-def normalize_block(x, b, rows, vectors, slope, y):
+def normalize_block(x, b, rows, vectors, slope, y, streaming):
     """y = (x - mean) scale + offset, times slope where that is not positive."""
     width = vectors.shape[1]
     last = min((b + 1) * rows * width, x.size)
     for start in range(b * rows * width, last, GROUP * width):
         count = min(GROUP, (last - start) // width)
-        group_normalize(x, start, count, width, vectors, slope, y)
+        group_normalize(x, start, count, width, vectors, slope, y, streaming)
+    if streaming:
+        end_of_stream(y)
 
 
 @kernel
@@ -172,15 +176,18 @@ def products_of_block(dy, x, b, rows, vectors, slope, sums):
 
 
 @kernel
-def input_grad_block(dy, x, b, rows, vectors, slope, slope_below, dx, sums):
+def input_grad_block(dy, x, b, rows, vectors, slope, slope_below, dx, streaming, sums):
     """dx of the block b, and in `sums` its sum; g as in products_of_block."""
     width = vectors.shape[1]
     sums[:] = 0
     group, last = np.empty(width, x.dtype), min((b + 1) * rows * width, x.size)
     for start in range(b * rows * width, last, GROUP * width):
         count = min(GROUP, (last - start) // width)
-        group_input_grad(dy, x, start, count, width, vectors, slope, slope_below, dx, group)
+        group_input_grad(dy, x, start, count, width, vectors, slope, slope_below, dx, streaming,
+                         group)  # fmt: skip
         add_to(sums, group)
+    if streaming:
+        end_of_stream(dx)
 
 
 # --- the numbers between the passes, in float64 ---
@@ -245,7 +252,8 @@ def gradient_vectors(sums, statistics, gamma, epsilon, pixels, by_batch, vectors
 
 
 @parallel_kernel
-def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, statistics, y):
+def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, statistics, y,
+                       streaming):  # fmt: skip
     """y, and statistics (2, c) = mean and variance of x."""
     near_mean(x, gamma.size, vectors[0])
     for b in prange(len(sums)):
@@ -253,20 +261,21 @@ def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, stat
     moments_from_sums(sums, vectors[0], x.size // gamma.size, statistics)
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for b in prange(len(sums)):
-        normalize_block(x, np.int64(b), rows, vectors, slope, y)
+        normalize_block(x, np.int64(b), rows, vectors, slope, y, streaming)
 
 
 @parallel_kernel
-def normalize_by_given(x, gamma, beta, epsilon, slope, rows, blocks, vectors, statistics, y):
+def normalize_by_given(x, gamma, beta, epsilon, slope, rows, blocks, vectors, statistics, y,
+                       streaming):  # fmt: skip
     """y with the given mean and variance."""
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for b in prange(blocks):
-        normalize_block(x, np.int64(b), rows, vectors, slope, y)
+        normalize_block(x, np.int64(b), rows, vectors, slope, y, streaming)
 
 
 @parallel_kernel
 def gradients(dy, x, gamma, beta, epsilon, slope, slope_below, by_batch, rows, sums, vectors,
-              statistics, dx, grads):  # fmt: skip
+              statistics, dx, streaming, grads):  # fmt: skip
     """dx, times slope_below where x <= 0; grads = its sum, dgamma and dbeta."""
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for b in prange(len(sums)):
@@ -274,7 +283,8 @@ def gradients(dy, x, gamma, beta, epsilon, slope, slope_below, by_batch, rows, s
     gradient_vectors(sums, statistics, gamma, epsilon, x.size // gamma.size, by_batch, vectors,
                      grads)  # fmt: skip
     for b in prange(len(sums)):
-        input_grad_block(dy, x, np.int64(b), rows, vectors, slope, slope_below, dx, sums[b, 0])
+        input_grad_block(dy, x, np.int64(b), rows, vectors, slope, slope_below, dx, streaming,
+                         sums[b, 0])  # fmt: skip
     fold_sums(sums, grads[:1])
 
 
@@ -294,6 +304,11 @@ def weights(cut, dtype, gamma, beta):
 @functools.lru_cache(maxsize=64)
 def _constant(channels, dtype, value):
     return np.full(channels, value, dtype)
+
+
+def past_caches(cut, result):
+    """Whether a result goes past the caches."""
+    return int(streams(result, cut.width))
 
 
 def both_statistics(cut, mean, variance):
@@ -317,7 +332,8 @@ def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
     gamma, beta = weights(cut, dtype, gamma, beta)
     x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
     normalize_by_batch(x, gamma, beta, epsilon, slope, cut.rows, cut.partial_sums(2),
-                       cut.vectors(3, dtype), statistics, y.reshape(-1))  # fmt: skip
+                       cut.vectors(3, dtype), statistics, y.reshape(-1),
+                       past_caches(cut, y))  # fmt: skip
     return y, *statistics
 
 
@@ -356,7 +372,7 @@ def all_grads(dy, x, norm, activation, below, by_batch, out):
     gradients(flat("dy", dy, shape, dtype), flat("x", x, shape, dtype), gamma, beta, epsilon,
               rectifier(activation, dtype), rectifier(below, dtype), by_batch, cut.rows,
               cut.partial_sums(2), cut.vectors(5, dtype), both_statistics(cut, mean, variance),
-              dx.reshape(-1), grads)  # fmt: skip
+              dx.reshape(-1), past_caches(cut, dx), grads)  # fmt: skip
     return dx, *grads.astype(dtype)
 
 
@@ -367,7 +383,7 @@ def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=Non
     gamma, beta = weights(cut, dtype, gamma, beta)
     normalize_by_given(flat("x", x, x.shape, dtype), gamma, beta, epsilon, slope, cut.rows,
                        cut.blocks, cut.vectors(3, dtype), both_statistics(cut, mean, variance),
-                       y.reshape(-1))  # fmt: skip
+                       y.reshape(-1), past_caches(cut, y))  # fmt: skip
     return y
 
 

@@ -27,10 +27,12 @@ from minicnn.ops.fast.normalization import (
     moments_from_sums,
     moments_of_block,
     near_mean,
+    past_caches,
     weights,
 )
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.pooling import Windows, max_of_row, spread_row
+from minicnn.ops.fast.simd import end_of_stream
 from minicnn.ops.shapes import PAIRS, halved, window_index_dtype
 
 SIDE = PAIRS[0][0]  # of the windows
@@ -52,13 +54,13 @@ def normalize_max(x, gamma, beta, epsilon, slope, rows, down, across, w, side, s
         part, two = x[2 * line * pair : 2 * line * (pair + 1)], np.empty(2 * line, x.dtype)
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
-            group_normalize(part, start, count, width, vectors, slope, two)
+            group_normalize(part, start, count, width, vectors, slope, two, STORED)
         max_of_row(two, gemm.ORIGIN, down[0], across, w, channels, side, y, index, pair * line // 2)
 
 
 @parallel_kernel
 def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, down, across, w,
-                  side, sums, vectors, statistics, dx, grads):  # fmt: skip
+                  side, sums, vectors, statistics, dx, streaming, grads):  # fmt: skip
     """`gradients` of normalization.py for the dy that the maxima hand down."""
     channels = gamma.size
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
@@ -68,7 +70,7 @@ def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, 
     gradient_vectors(sums, statistics, gamma, epsilon, x.size // channels, True, vectors, grads)
     for b in prange(len(sums)):
         input_grad_of_pairs(dy, index, x, np.int64(b), rows, down, across, w, side, channels,
-                            vectors, slope, slope_below, dx, sums[b, 0])  # fmt: skip
+                            vectors, slope, slope_below, dx, streaming, sums[b, 0])  # fmt: skip
     fold_sums(sums, grads[:1])
 
 
@@ -91,7 +93,7 @@ def products_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors, 
 
 @kernel
 def input_grad_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors, slope,
-                        slope_below, dx, sums):  # fmt: skip
+                        slope_below, dx, streaming, sums):  # fmt: skip
     """`input_grad_block` with two rows of a picture at a time."""
     width, line = vectors.shape[1], w * c
     sums[:] = 0
@@ -103,8 +105,10 @@ def input_grad_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors
         for start in range(0, 2 * line, GROUP * width):
             count = min(GROUP, (2 * line - start) // width)
             group_input_grad(two, x[part], start, count, width, vectors, slope, slope_below,
-                             dx[part], group)  # fmt: skip
+                             dx[part], streaming, group)  # fmt: skip
             add_to(sums, group)
+    if streaming:
+        end_of_stream(dx)
 
 
 def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
@@ -137,7 +141,8 @@ def batch_norm_max_pool_grad(
     gradients_max(flat("dy", dy, shape, dtype), index, flat("x", x, x.shape, dtype), gamma, beta,
                   epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows,
                   *_windows(x.shape).tables, w, SIDE, cut.partial_sums(2), cut.vectors(5, dtype),
-                  both_statistics(cut, mean, variance), dx.reshape(-1), grads)  # fmt: skip
+                  both_statistics(cut, mean, variance), dx.reshape(-1), past_caches(cut, dx),
+                  grads)  # fmt: skip
     return dx, *grads.astype(dtype)
 
 

@@ -32,7 +32,6 @@ from minicnn.ops.shapes import (
     window_index_dtype,
 )
 
-
 STREAM_BYTES = 16 << 20  # gradients of 8 MB were quicker in the third cache
 
 
