@@ -333,6 +333,22 @@ def test_a_sum_adds_the_gradients_of_those_that_read_it(rectifier, monkeypatch):
     assert check_gradients(model, x).passed
 
 
+def test_no_more_than_two_gradients_of_a_value_wait(monkeypatch):
+    x = Input((4,))
+    y = Add()([x, x])
+    model = Model(x, Add()([y] * 5))
+    given, plain = [], Add.backward
+
+    def backward(self, dy, saved, needs_dx):
+        given.append(len(dy))
+        return plain(self, dy, saved, needs_dx)
+
+    monkeypatch.setattr(Add, "backward", backward)
+    y, saved = model.forward(np.ones((2, 4), np.float32), Context(keep=True))
+    np.testing.assert_array_equal(model.backward(np.ones_like(y), saved, True), 10)
+    assert given == [1, 2]
+
+
 def test_a_sum_of_ones_own_gets_one_gradient(monkeypatch):
     """A subclass with a backward of its own knows nothing of lists."""
 

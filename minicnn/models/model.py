@@ -121,8 +121,7 @@ class Model(Trainer, Layer):
         plan = self._graph()
         gradients = [[] for _ in range(plan.slot_count)]  # of a value, one from each reader
         for slot, one in zip(plan.output_slots, [dy] if self._single_output else dy, strict=True):
-            if one is not None:
-                gradients[slot].append(one)
+            _collect(gradients[slot], one)
         for step, above in zip(reversed(plan.steps), reversed(plan.plan(needs_dx)), strict=True):
             kept = saved.pop()
             if kept is _TAKEN_OVER:  # they are for the layer that took this one over
@@ -143,8 +142,7 @@ class Model(Trainer, Layer):
             del dy, kept
             if above:
                 for slot, one in zip(step.inputs, dx if step.many else [dx], strict=True):
-                    if one is not None:
-                        gradients[slot].append(one)
+                    _collect(gradients[slot], one)
             del dx
         if needs_dx:
             dx = [_total(gradients[slot]) for slot in plan.input_slots]
@@ -470,6 +468,15 @@ class Model(Trainer, Layer):
         if not config.get("trainable", True):
             model._trainable = False
         return model
+
+
+def _collect(waiting, gradient):
+    """Put a gradient to those of the same value, of which at most two wait to be added up."""
+    if gradient is None:
+        return
+    if len(waiting) == 2:
+        waiting[:] = [_total(waiting)]
+    waiting.append(gradient)
 
 
 def _taken(gradients, slot):
