@@ -21,14 +21,14 @@ SMALLEST = 4096  # below a page, numpy's own allocator is quicker and pages are 
 
 
 def _free(buffers, references):
-    """The first of `buffers`, pairs (memory, start), to which so many references lead; or None.
+    """(memory, start) of the first of `buffers` to whose memory so many references lead, or None.
 
     Of two threads that look at the same one at the same time, neither or one finds it free: both
-    refer to it while they look, and the one that finds it does so until its array does.
+    refer to the memory while they look, and the one that finds it does so until its array does.
     """
-    for buffer in buffers:
-        if sys.getrefcount(buffer[0]) == references:
-            return buffer
+    for memory, start in buffers:
+        if sys.getrefcount(memory) == references:
+            return memory, start
     return None
 
 
@@ -55,9 +55,9 @@ class _Pool:
         if size not in self.sizes:
             bisect.insort(self.sizes, size)
         memory = np.empty(size + ALIGNMENT, np.uint8)
-        buffer = memory, -memory.ctypes.data % ALIGNMENT
-        self.buffers.setdefault(size, []).append(buffer)
-        return buffer
+        start = -memory.ctypes.data % ALIGNMENT
+        self.buffers.setdefault(size, []).append((memory, start))
+        return memory, start
 
     def clear(self):
         self.sizes, self.buffers = [], {}

@@ -40,6 +40,15 @@ def test_a_smaller_request_takes_a_buffer_of_at_most_twice_its_size(rows, serves
     assert (arena.empty((rows, 1024)).ctypes.data == address) == serves
 
 
+@pytest.fixture
+def _threads_change_often():
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("_threads_change_often")
 def test_no_buffer_has_two_holders_in_different_threads():
     wrong = []
 
@@ -56,6 +65,17 @@ def test_no_buffer_has_two_holders_in_different_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_buffer_that_was_found_free_is_no_longer():
+    """Between finding a buffer and making its array another thread may look for one."""
+    new = arena._pool.take(8192)
+    assert arena._pool.take(8192)[0] is not new[0]
+    address = new[0].ctypes.data
+    del new
+    found = arena._pool.take(8192)
+    assert found[0].ctypes.data == address
+    assert arena._pool.take(8192)[0] is not found[0]
 
 
 def test_an_array_that_outlives_this_module_says_nothing():
