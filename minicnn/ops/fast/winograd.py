@@ -175,23 +175,23 @@ def _sandwich(v, matrix, columns):
 
 
 def _store_whole_or_first(v, tile, place, count, streaming=None):
-    builder = v.builder
     cells = [(tile[i][j], place(i, j)) for i in range(len(tile)) for j in range(len(tile[0]))]
-    if streaming is not None:
-        with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
-            with yes:
-                for value, (array, index) in cells:
-                    v.stream(value, array, index)
-            with no:
-                _store_whole_or_first(v, tile, place, count)
+
+    def write(store):
+        for value, (array, index) in cells:
+            store(value, array, index)
+
+    def keep():
+        v.whole_or_first(count, lambda load, store: write(store))
+
+    if streaming is None:
+        keep()
         return
-    with builder.if_else(builder.icmp_signed(">=", count, v.integer(v.lanes))) as (whole, part):
-        with whole:
-            for value, (array, index) in cells:
-                v.store(value, array, index)
-        with part:
-            for value, (array, index) in cells:
-                v.store_first(value, array, index, count)
+    with v.builder.if_else(v.builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
+        with yes:
+            write(v.stream)
+        with no:
+            keep()
 
 
 def _from_pixels(v, matrix, table, table0, channel, count, target, target0, element_step):
