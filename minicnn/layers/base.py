@@ -49,7 +49,9 @@ class Layer(Configurable):
     accepts_integers = False  # reads uint8 pixels itself
     activation_for_above = None  # fused; its derivative may be left to the layer above
     whole_activation = None  # the activation of a layer that does nothing else
-    scale_and_offset = None  # (c,) each: what a layer does per channel in prediction, if only that
+    # What a layer does per channel in prediction, if only that: two arrays (c,) of float64, and
+    # whether every scale is positive.
+    scale_and_offset = None
     pair_maxima = None  # the padding of a layer that takes the maxima of 2x2 windows and no more
     derives_below = False  # backward can apply `context.below` and return a GradientOfSum
     trainable_version = 0  # counts changes of any `trainable`: plans made before are stale

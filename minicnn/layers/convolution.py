@@ -2,8 +2,6 @@
 
 import itertools
 
-import numpy as np
-
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
@@ -177,9 +175,9 @@ class _Ending:
         affine = layer.scale_and_offset if predicting else None
         if affine is None:
             return False
-        scale, offset = affine
+        scale, offset, all_positive = affine
         if not linear:
-            if fused != ("relu",) or not np.all(scale > 0):
+            if fused != ("relu",) or not all_positive:
                 return False
             self.activation, self.floor = None, offset
         self.scale = scale if self.scale is None else self.scale * scale

@@ -1,11 +1,26 @@
 """Batch normalisation: y = gamma (x - mean) / sqrt(variance + epsilon) + beta, per channel."""
 
+import functools
+
 import numpy as np
 
 from minicnn import constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, computes_as, rectifier_of, table
+
+
+@functools.lru_cache(maxsize=256)
+def _scale_and_offset(epsilon, dtype, *weights):
+    """From the bytes of mean, variance, gamma and beta, the last two or None; and whether every
+    scale is positive. Asked for with every batch, while the weights stay the same."""
+    mean, variance, gamma, beta = (
+        None if one is None else np.frombuffer(one, dtype).astype(np.float64) for one in weights
+    )
+    scale = (1 if gamma is None else gamma) / np.sqrt(variance + epsilon)
+    offset = (0 if beta is None else beta) - mean * scale
+    scale.flags.writeable = offset.flags.writeable = False
+    return scale, offset, bool(np.all(scale > 0))
 
 
 @table.register("BatchNorm")
@@ -106,13 +121,10 @@ class BatchNormalization(Layer):
     def scale_and_offset(self):
         if not computes_as(self, BatchNormalization) or self.axis != -1:
             return None
-        mean, variance = (
-            state.value.astype(np.float64) for state in (self.moving_mean, self.moving_variance)
-        )
-        scale = 1 / np.sqrt(variance + self.epsilon)
-        if self.scale:
-            scale = scale * self.gamma.value
-        return scale, (self.beta.value if self.center else 0) - mean * scale
+        weights = (self.moving_mean, self.moving_variance)
+        weights += (self.gamma if self.scale else None, self.beta if self.center else None)
+        numbers = (None if one is None else one.value.tobytes() for one in weights)
+        return _scale_and_offset(self.epsilon, self.moving_mean.value.dtype, *numbers)
 
     def takes_over(self, following, context, x):
         """A rectifier, whose derivative follows from what is normalised; in training then the
