@@ -465,6 +465,7 @@ def every_op():
         ("softmax_crossentropy", (matrix, random(4, 5, seed=3), random(4, seed=4), 0.1)),
         ("scale_shift", (x, 2.0, 1.0, np.float64)),
         ("add", ([x, x, x],)),
+        ("add_grad", ([x, x, x], x, ("relu",))),
         ("dropout", (x, 0.5, 3)),
         ("dropout_grad", (x, 0.5, 3)),
         ("zero_pad2d", (x, ((1, 1), (0, 2)))),
