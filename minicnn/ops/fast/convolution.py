@@ -6,8 +6,6 @@
 This is the one place where an algorithm is chosen for a shape: see `algorithm_for`.
 """
 
-import functools
-
 import numpy as np
 from numba import prange
 
@@ -147,37 +145,31 @@ def conv2d_kernel_grad(
 
 def algorithm_for(shape, dtype, product):
     """What computes one of the three products of this shape, as `config.convolution` allows."""
-    on_tile_unit = dtype == np.float32 and amx.is_available()
-    return _algorithm_for(shape, dtype, product, config.convolution, on_tile_unit)
-
-
-@functools.lru_cache(maxsize=1024)
-def _algorithm_for(shape, dtype, product, allowed, on_tile_unit):
     _, _, per_group, filters = shape.kernel_shape
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
     if shape.groups > 1:
+        on_tile_unit = dtype == np.float32 and amx.is_available()
         if grouped.is_small(shape, dtype) and not on_tile_unit:
             return grouped
         together, wide = grouped.merged(shape)
         if together > 1:
-            own = _algorithm_for(wide, dtype, product, allowed, on_tile_unit)
-            return grouped.Merged(together, wide, own)
-    defined = allowed != "direct" and winograd.is_defined(shape)
-    forced = allowed == "winograd"
-    pays = defined and (forced or (dtype == np.float32 and _pays(shape)))
+            return grouped.Merged(together, wide, algorithm_for(wide, dtype, product))
+    allowed = config.convolution != "direct" and winograd.is_defined(shape)
+    forced = config.convolution == "winograd"
+    pays = allowed and (forced or (dtype == np.float32 and _pays(shape)))
     algorithm = winograd if pays else direct
-    if on_tile_unit:
-        algorithm = _on_tile_unit(algorithm, shape, product, allowed)
+    if dtype == np.float32 and amx.is_available():
+        algorithm = _on_tile_unit(algorithm, shape, product)
     if algorithm is direct and bands.pays(shape, product):
         return bands
     return algorithm
 
 
-def _on_tile_unit(algorithm, shape, product, allowed):
+def _on_tile_unit(algorithm, shape, product):
     """The same algorithm with its sums on the tile unit, where that is quicker."""
     taps, _, channels, filters = shape.kernel_shape
-    if allowed == "auto" and taps != amx_winograd.TAPS:
+    if config.convolution == "auto" and taps != amx_winograd.TAPS:
         algorithm = direct  # its products are 3 times as quick, those of 5x5 2.8 times fewer
     if product == KERNEL_GRAD:
         return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
@@ -185,7 +177,7 @@ def _on_tile_unit(algorithm, shape, product, allowed):
     if product == INPUT_GRAD:
         channels, filters = filters, channels
     n, height, width, _ = shape.output_shape
-    if allowed == "auto" and channels * filters > LARGE_KERNEL:
+    if config.convolution == "auto" and channels * filters > LARGE_KERNEL:
         algorithm = direct
     if algorithm is winograd:
         defined = taps == amx_winograd.TAPS
