@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
-from minicnn.ops.fast import bands, convolution, dense, dense_products
+from minicnn.ops.fast import bands, convolution, dense, dense_products, simd
 from minicnn.ops.fast.pooled_convolution import conv2d_max_pool
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
@@ -82,6 +82,15 @@ def assert_bands(buffer, filling):
 def choosing(module, name, choice):
     """`module.name`, which says where an algorithm is used, replaced by a function or left."""
     return mock.patch.object(module, name, choice or getattr(module, name))
+
+
+def test_a_choice_is_heeded():
+    """Also where another algorithm was chosen for this shape before."""
+    shape = convolution.geometry((2, 9, 9, 3), (3, 3, 3, 16), (1, 1), "same", (1, 1), 1)
+    for used, algorithm in (("ever", bands), ("never", convolution.direct), ("ever", bands)):
+        with choosing(bands, "pays", FEW_CHANNELS[used]), config.using(amx="off"):
+            chosen = convolution.algorithm_for(shape, np.dtype("f4"), convolution.FORWARD)
+        assert chosen is algorithm
 
 
 # Where the algorithm for few channels is used: nowhere, where it can be, where it is chosen.
@@ -502,7 +511,7 @@ def test_outputs_past_the_caches():
     """Large enough for `stream`: whole tiles and the last, lower ones."""
     x, kernel = integers((32, 97, 89, 3)), integers((3, 3, 3, 16), seed=1)
     y = convolution.conv2d(x, kernel, None, (1, 1), "same", activation=("relu",))
-    assert y.nbytes >= bands.STREAM_BYTES
+    assert y.nbytes >= simd.LATE_STREAM_BYTES
     with choosing(bands, "pays", FEW_CHANNELS["never"]):
         expected = convolution.conv2d(x, kernel, None, (1, 1), "same", activation=("relu",))
     np.testing.assert_array_equal(y, expected)

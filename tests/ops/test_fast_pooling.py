@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn.ops.fast import pooling as fast
+from minicnn.ops.fast import simd
 from minicnn.ops.reference import pooling as reference
 
 quick = settings(max_examples=25, deadline=None)
@@ -37,6 +38,21 @@ def ties(shape, dtype, seed=0):
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(dtype)
 
 
+def check_max_pool(agree, x, arguments):
+    """Maxima, places and gradient of both sets of operations."""
+    agree(
+        lambda x, out=None: fast.max_pool2d(x, *arguments, out),
+        lambda x: reference.max_pool2d(x, *arguments),
+        x,
+    )
+    y, index = reference.max_pool2d(x, *arguments)
+    agree(
+        lambda dy, out=None: fast.max_pool2d_grad(dy, index, x.shape, *arguments, out),
+        lambda dy: reference.max_pool2d_grad(dy, index, x.shape, *arguments),
+        ties(y.shape, x.dtype, 1),
+    )
+
+
 @quick
 @given(pooling=st.one_of(poolings(), tilings()), dtype=dtypes, seed=st.integers(0, 99))
 def test_max_pool(agree, pooling, dtype, seed):
@@ -44,18 +60,7 @@ def test_max_pool(agree, pooling, dtype, seed):
     x = ties(shape, dtype, seed)
     x[np.random.default_rng(seed).random(shape) < 0.02] = np.nan
     x[np.random.default_rng(seed + 1).random(shape) < 0.3] = -np.inf
-    agree(
-        lambda x, out=None: fast.max_pool2d(x, *arguments, out),
-        lambda x: reference.max_pool2d(x, *arguments),
-        x,
-    )
-    y, index = reference.max_pool2d(x, *arguments)
-    dy = ties(y.shape, dtype, seed + 2)
-    agree(
-        lambda dy, out=None: fast.max_pool2d_grad(dy, index, shape, *arguments, out),
-        lambda dy: reference.max_pool2d_grad(dy, index, shape, *arguments),
-        dy,
-    )
+    check_max_pool(agree, x, arguments)
 
 
 @quick
@@ -107,24 +112,14 @@ def test_average_pool(agree, pooling, dtype, seed):
 def test_windows_of_more_than_256_cells(agree, pool_size):
     x = ties((2, 20, 20, 3), np.float32)
     arguments = (pool_size, (2, 3), "valid")
-    agree(
-        lambda x, out=None: fast.max_pool2d(x, *arguments, out),
-        lambda x: reference.max_pool2d(x, *arguments),
-        x,
-    )
-    y, index = fast.max_pool2d(x, *arguments)
-    agree(
-        lambda dy, out=None: fast.max_pool2d_grad(dy, index, x.shape, *arguments, out),
-        lambda dy: reference.max_pool2d_grad(dy, index, x.shape, *arguments),
-        y,
-    )
+    check_max_pool(agree, x, arguments)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("strides", [(2, 2), (1, 2), (3, 2)])
 def test_gradients_that_go_past_the_caches(agree, dtype, strides, monkeypatch):
     """A gradient of 4 MB and more."""
-    monkeypatch.setattr(fast, "STREAM_BYTES", 0)
+    monkeypatch.setattr(simd, "LATE_STREAM_BYTES", 0)
     arguments = (2, 2), strides, "same"
     shape = (2, 255, 129, 32 if dtype == np.float32 else 16)
     x = ties(shape, dtype)
@@ -206,17 +201,7 @@ def test_empty_batch():
 )
 def test_cut_windows_that_look_like_pairs(agree, pool_size, strides, padding, size):
     x, arguments = ties((2, *size, 19), np.float32, 0), (pool_size, strides, padding)
-    agree(
-        lambda x, out=None: fast.max_pool2d(x, *arguments, out),
-        lambda x: reference.max_pool2d(x, *arguments),
-        x,
-    )
-    y, index = reference.max_pool2d(x, *arguments)
-    agree(
-        lambda dy, out=None: fast.max_pool2d_grad(dy, index, x.shape, *arguments, out),
-        lambda dy: reference.max_pool2d_grad(dy, index, x.shape, *arguments),
-        ties(y.shape, np.float32, 1),
-    )
+    check_max_pool(agree, x, arguments)
 
 
 def test_no_gradient_where_no_window_fits():

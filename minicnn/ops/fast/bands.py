@@ -26,6 +26,7 @@ pictures 56 x 56, 64 channels to 128, stride 2: 18.6 ms, not 26.8; of the kernel
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,6 @@ APART = 128  # elements; pixels that lie so far apart share few sets of the firs
 BAND = 1024  # positions; also what is summed up in one piece in the gradient of the kernel
 SIDE = PAIRS[0][0]  # of the windows whose maxima are taken while a band is in the caches
 WORTH_LOOKING = 128  # taps, of which those that see only border are searched for
-STREAM_BYTES = 16 << 20  # outputs of 6 MB were quicker in the third cache
 TASKS, FEWEST = 8, 64  # bands of all pictures, if they have as many positions
 PIECES = 16  # of a kernel gradient: enough for as many threads, with little to add up
 PARTIAL_BYTES = 2 << 20  # all segments of a kernel gradient together
@@ -560,7 +560,7 @@ def _as_one_column(shape):
 
 def _run(plan, x, kernel, step, columns, bias, activation, y):
     arguments, code, slope, scratch = _prepared(plan, x, kernel, step, columns, bias, activation)
-    streaming = code <= gemm.FLOOR and y.nbytes >= STREAM_BYTES and simd.streams(y, columns)
+    streaming = code <= gemm.FLOOR and simd.streams(y, columns, simd.LATE_STREAM_BYTES)
     _products(*arguments, y, code, slope, streaming, scratch)
 
 
@@ -606,10 +606,10 @@ def pays(shape, product):
     """Whether this is quicker than `direct` (on a Zen 4: gradients of the input with stride 1.4 to
     2.2 times, 7x7 with 32 channels 1.2 to 1.9 times, 3x3 with 3 channels 1.3 to 3.5 times)."""
     kh, kw, channels, _ = shape.kernel_shape
-    n, _, width, _ = shape.input_shape
+    width = shape.input_shape[2]
     if not is_defined(shape, product) or kh * shape.dilation[0] * width * channels > WIDEST:
         return False
     if (kh, kw) == (1, 1) == shape.strides:  # nothing to gather: for outputs past the caches only
-        bytes_each = 4 * n * shape.output_shape[1] * shape.output_shape[2]
-        return product != KERNEL_GRAD and bytes_each * shape.kernel_shape[3] >= STREAM_BYTES
+        is_large = 4 * math.prod(shape.output_shape) >= simd.LATE_STREAM_BYTES
+        return product != KERNEL_GRAD and is_large
     return product != KERNEL_GRAD or shape.strides[1] * channels < APART

@@ -122,7 +122,7 @@ def group_input_grad(v, dy, x, first, rows, width, vectors, slope, slope_below, 
                 result = v.multiply(result, not_positive(v, value, slopes_below, one))
                 total.add(result)
                 store(result, dx, here)
-        keep = v.store if store == v.stream else store
+        keep = v.store if store == v.stream else store  # the sums are needed at once
         for i, total in zip(columns, totals, strict=True):
             keep(total.value, sums, i)
 

@@ -33,7 +33,6 @@ from minicnn.ops.fast.tiles import HALVES, HalfVectors
 
 PLANE_BYTES = 64 * 1024  # read once for each row of taps: may leave the first cache, not the second
 BAND_BYTES = 256 * 1024  # of x; with the next one and as much of y it fits into the second cache
-STREAM_BYTES = 16 << 20  # outputs of 13 MB were quicker in the third cache
 TASKS = 16  # pieces of the work: enough for as many threads
 SEGMENTS = 16  # of the sum for dK; fixed, so that the number of threads changes no bit
 
@@ -568,8 +567,8 @@ def multiply(kernel_of_products, plan, x, kernel, apart, step, bias, activation,
     scratch = arena.empty((min(threads.count(), plan.tasks), plan.scratch), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     whole = table[OUT_UNIT] == simd.lanes(x.dtype)
-    streaming = code <= gemm.FLOOR and y.nbytes >= STREAM_BYTES and simd.streams(y, filters)
-    streaming = bool(streaming and whole)
+    streaming = whole and code <= gemm.FLOOR
+    streaming = bool(streaming and simd.streams(y, filters, simd.LATE_STREAM_BYTES))
     kernel_of_products(x, table, plan.remainders, plan.phases, plan.taps, plan.tap_rows, packed,
                        start, y, code, slope, streaming, scratch)  # fmt: skip
 

@@ -32,8 +32,6 @@ from minicnn.ops.shapes import (
     window_index_dtype,
 )
 
-STREAM_BYTES = 16 << 20  # gradients of 8 MB were quicker in the third cache
-
 
 class Windows:
     """A pooling's geometry in the form in which the kernels take it."""
@@ -348,8 +346,8 @@ def max_of_row(x, start, down, across, w, c, kw, y, index, out):
 
 @kernel
 def spread_row(dy, index, at, down, across, w, c, kw, dx, start, streaming):
-    """The pixels of dx under one row of windows that do not overlap, as `max_of_row`; zeros behind
-    the last window. dx begins at `start` with the picture's first row, dy and index at `at`."""
+    """The pixels of dx under one row of windows that do not overlap, as `max_of_row`. dx begins at
+    `start` with the picture's first row, dy and index at `at`."""
     pairs = whole_pairs(down, across, kw)
     if pairs:
         spread_pairs(dy, index, at, pairs, c, dx, start + down[0] * w * c, w * c, streaming)
@@ -357,9 +355,20 @@ def spread_row(dy, index, at, down, across, w, c, kw, dx, start, streaming):
         pixel = start + (down[0] * w + across[j, 0]) * c
         spread_max(dy, index, at + j * c, down[2], across[j, 2], down[1] * kw + across[j, 1], kw, c,
                    dx, pixel, w * c, c, streaming)  # fmt: skip
+
+
+@kernel
+def finish_row(dx, start, i, down, across, h, w, c, streaming):
+    """After the pixels under row i of windows side by side: zeros behind its last window and, if it
+    is the last row, below it; the end of the stream."""
     covered = across[-1, 0] + across[-1, 2]
-    for row in range(down[0], down[0] + down[2]):
+    below = down[i, 0] + down[i, 2]
+    for row in range(down[i, 0], below):
         dx[start + (row * w + covered) * c : start + (row + 1) * w * c] = 0
+    if i == len(down) - 1:
+        dx[start + below * w * c : start + h * w * c] = 0
+    if streaming:
+        simd.end_of_stream(dx)
 
 
 # --- the kernels ---
@@ -393,14 +402,11 @@ def max_pool2d(x, pool_size, strides, padding, out=None):
 def max_grad_tiles(dy, index, down, across, h, w, c, kw, dx, streaming):
     """Windows side by side: a task is a row of them."""
     oh, ow = len(down), len(across)
-    covered = down[oh - 1, 0] + down[oh - 1, 2]
     for number in prange(dy.size // (ow * c)):
         row = np.int64(number)
         i, start = row % oh, row // oh * h * w * c
         spread_row(dy, index, row * ow * c, down[i], across, w, c, kw, dx, start, streaming)
-        if i == oh - 1:
-            dx[start + covered * w * c : start + h * w * c] = 0
-    simd.end_of_stream(dx)
+        finish_row(dx, start, i, down, across, h, w, c, streaming)
 
 
 @parallel_kernel
@@ -415,7 +421,8 @@ def max_grad_rows(dy, index, down, across, oh, ow, down_step, across_step, h, w,
             pixel_of_max(dy, index, first, down[p, 2], across[q, 2], ow * c, c,
                          down[p, 1] * kw + across[q, 1], down_step * kw, across_step, c, dx,
                          (row * w + q) * c, streaming)  # fmt: skip
-    simd.end_of_stream(dx)
+        if streaming:
+            simd.end_of_stream(dx)
 
 
 def max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out=None):
@@ -442,7 +449,7 @@ def max_grad_rectified(dy, index, y, slope, down, across, h, w, c, kw, dx, strea
                        total):  # fmt: skip
     """`max_grad_tiles` for dy times slope where y <= 0, and total (1, c) = the sum of that."""
     oh, ow, width = len(down), len(across), sums.shape[2]
-    covered, line = down[oh - 1, 0] + down[oh - 1, 2], ow * c
+    line = ow * c
     for number in prange(len(sums)):
         b = np.int64(number)
         sums[b] = 0
@@ -454,10 +461,8 @@ def max_grad_rectified(dy, index, y, slope, down, across, h, w, c, kw, dx, strea
             add_rows(g, gemm.ORIGIN, line, sums[b, 0], group)
             spread_row(g, index[at : at + line], gemm.ORIGIN, down[i], across, w, c, kw, dx, start,
                        streaming)  # fmt: skip
-            if i == oh - 1:
-                dx[start + covered * w * c : start + h * w * c] = 0
+            finish_row(dx, start, i, down, across, h, w, c, streaming)
     fold_sums(sums, total)
-    simd.end_of_stream(dx)
 
 
 @kernel
@@ -490,8 +495,7 @@ def max_pool2d_activation_grad(
 
 def _streaming(dx):
     """Whether dx goes past the caches: it is large, and its pixels are whole vectors."""
-    large = dx.nbytes >= STREAM_BYTES
-    return int(large and dx.shape[3] % simd.lanes(dx.dtype) == 0 and simd.streams(dx, dx.shape[3]))
+    return int(simd.streams(dx, dx.shape[3], simd.LATE_STREAM_BYTES))
 
 
 @parallel_kernel
@@ -521,8 +525,6 @@ def average_pool2d(x, pool_size, strides, padding, out=None):
 def mean_grad_tiles(dy, shares, down, across, h, w, c, dx, streaming):
     """Windows side by side: a task is a row of them."""
     oh, ow = len(down), len(across)
-    covered_rows = down[oh - 1, 0] + down[oh - 1, 2]
-    covered = across[ow - 1, 0] + across[ow - 1, 2]
     for number in prange(dy.size // (ow * c)):
         line = np.int64(number)
         i, start = line % oh, line // oh * h * w * c
@@ -530,11 +532,7 @@ def mean_grad_tiles(dy, shares, down, across, h, w, c, dx, streaming):
             pixel = start + (down[i, 0] * w + across[j, 0]) * c
             spread_mean(dy, (line * ow + j) * c, shares[i * ow + j], down[i, 2], across[j, 2], c,
                         dx, pixel, w * c, c, streaming)  # fmt: skip
-        for row in range(down[i, 0], down[i, 0] + down[i, 2]):
-            dx[start + (row * w + covered) * c : start + (row + 1) * w * c] = 0
-        if i == oh - 1:
-            dx[start + covered_rows * w * c : start + h * w * c] = 0
-    simd.end_of_stream(dx)
+        finish_row(dx, start, i, down, across, h, w, c, streaming)
 
 
 @parallel_kernel
@@ -546,7 +544,8 @@ def mean_grad_rows(dy, shares, down, across, oh, ow, h, w, c, dx, streaming):
             window = down[p, 0] * ow + across[q, 0]
             pixel_of_mean(dy, shares, (start + window) * c, window, down[p, 2], across[q, 2],
                           ow * c, c, ow, c, dx, (row * w + q) * c, streaming)  # fmt: skip
-    simd.end_of_stream(dx)
+        if streaming:
+            simd.end_of_stream(dx)
 
 
 def average_pool2d_grad(dy, input_shape, pool_size, strides, padding, out=None):

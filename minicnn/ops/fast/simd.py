@@ -37,6 +37,9 @@ VECTOR_BYTES, REGISTERS = _host()
 # Winograd's outputs of 8 MB, 32 channels: 3.4 ms by `store`, 2.4 by `stream` (two cores of a Zen 4
 # with 1 MB of second-level cache each); on a Xeon no difference was seen.
 STREAM_BYTES = 4 << 20
+# Of other operations whose outputs of 6 MB (direct convolution), 8 (gradients of pooling) and 13
+# (depthwise convolution) were quicker in the third cache.
+LATE_STREAM_BYTES = 16 << 20
 
 
 def lanes(dtype):
@@ -323,14 +326,15 @@ def vector_intrinsic(write):
 
 @vector_intrinsic
 def end_of_stream(v, array):
-    """Other threads see what `stream` wrote before this."""
+    """Other threads see what this one wrote by `stream` before."""
     v.builder.fence("seq_cst")
 
 
-def streams(array, step):
+def streams(array, step, least=None):
     """Whether rows of `array` that lie `step` elements apart may be written by `stream`, and
-    should: the array is large enough to leave the caches before it is read again."""
-    if array.nbytes < STREAM_BYTES or step * array.itemsize % VECTOR_BYTES:
+    should: it has `least` bytes, else STREAM_BYTES, and leaves the caches before it is read."""
+    least = STREAM_BYTES if least is None else least
+    if array.nbytes < least or step * array.itemsize % VECTOR_BYTES:
         return False
     return array.ctypes.data % VECTOR_BYTES == 0  # last: asking takes a microsecond
 
