@@ -116,6 +116,10 @@ def end(builder):
     _instruction(builder, "tilerelease", [])
 
 
+# Parts of a and of b whose products are added up in a step, small ones first.
+TERMS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
+
+
 def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
               begin_sums):  # fmt: skip
     """c (32 rows, 16 columns per tile column) = what `begin_sums(load, sums)` loads + a @ b.
@@ -139,31 +143,33 @@ def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_
             return address
         return builder.add(address, builder.mul(distance, integer(times)))
 
-    rows, columns = range(2), range(tile_columns)
-    sums = [
-        (2 * i + j, j, builder.add(at(c, c_row, 16 * i), integer(LINE * j)))
-        for i in rows
-        for j in columns
-    ]
-    begin_sums(lambda number: _instruction(builder, "tilezero", [tile(number)]), load, sums)
-    with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
-        a_now, (b_now, b_column) = a_at(loop.index), b_at(loop.index)
-        a_loaded = b_loaded = None
-        for a_wanted, b_wanted in ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2)):
-            if a_wanted != a_loaded:
-                for i in rows:
-                    load(4 + i, at(at(a_now, a_part, a_wanted), a_row, 16 * i), a_row)
-            if b_wanted != b_loaded:
-                for j in columns:
-                    load(6 + j, at(at(b_now, b_part, b_wanted), b_column, j), b_row)
-            a_loaded, b_loaded = a_wanted, b_wanted
-            for i in rows:
-                for j in columns:
-                    tiles = [tile(2 * i + j), tile(4 + i), tile(6 + j)]
-                    _instruction(builder, "tdpbf16ps", tiles)
-    for number, _, address in sums:
-        pointer = builder.inttoptr(address, _BYTES)
-        _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
+    columns = range(tile_columns)
+    for rows in ((0,), (1,)) if tile_columns == 2 else ((0, 1),):
+        tiles = [(i, j) for i in rows for j in columns]
+        sums = [
+            (number, j, builder.add(at(c, c_row, 16 * i), integer(LINE * j)))
+            for number, (i, j) in enumerate(tiles)
+        ]
+        left = {i: len(tiles) + k for k, i in enumerate(rows)}
+        right = {j: len(tiles) + len(rows) + j for j in columns}
+        begin_sums(lambda number: _instruction(builder, "tilezero", [tile(number)]), load, sums)
+        with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
+            a_now, (b_now, b_column) = a_at(loop.index), b_at(loop.index)
+            a_loaded = b_loaded = None
+            for a_wanted, b_wanted in TERMS:
+                if a_wanted != a_loaded:
+                    for i in rows:
+                        load(left[i], at(at(a_now, a_part, a_wanted), a_row, 16 * i), a_row)
+                if b_wanted != b_loaded:
+                    for j in columns:
+                        load(right[j], at(at(b_now, b_part, b_wanted), b_column, j), b_row)
+                a_loaded, b_loaded = a_wanted, b_wanted
+                for number, (i, j) in enumerate(tiles):
+                    operands = [tile(number), tile(left[i]), tile(right[j])]
+                    _instruction(builder, "tdpbf16ps", operands)
+        for number, _, address in sums:
+            pointer = builder.inttoptr(address, _BYTES)
+            _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
 
 
 def _panel_intrinsic(tile_columns):
