@@ -14,6 +14,9 @@ core of a Xeon with AMX, against `winograd`): 1.2 to 1.4 times as fast for 32 to
 the product is 3 times as fast, the transforms and splitting are what is left.
 """
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 from numba import prange
 
@@ -21,7 +24,7 @@ from minicnn.ops import arena
 from minicnn.ops.fast import amx, gemm, simd, threads, winograd
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.winograd import ELEMENTS
+from minicnn.ops.fast.winograd import AHEAD, ELEMENTS
 
 TAPS = 3
 SIZE = winograd.SIZES[TAPS]
@@ -31,43 +34,38 @@ SIZE = winograd.SIZES[TAPS]
 LEAST_BYTES, MOST_BYTES = 640 << 10, 4 << 20
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
-
-
-@parallel_kernel
-def split_kernel(g, taps, row_step, column_step, rows, columns, u):
-    """u of g[taps[t] + row * row_step + column * column_step]."""
-    steps = (rows + STEP - 1) // STEP
-    for piece in prange((columns + PANEL - 1) // PANEL * steps):
-        panel, step = divmod(np.int64(piece), steps)
-        _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step, steps)
+SQUARE = STEP * HALF  # numbers of a tap of the kernel that are transformed at once
 
 
 @kernel
-def _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step, steps):
+def _split_kernel(g, taps, row_step, column_step, rows, columns, u, piece):
+    """A step of a panel of u, of g[taps[t] + row * row_step + column * column_step]."""
+    steps = (rows + STEP - 1) // STEP
+    panel, step = divmod(piece, steps)
     width = min(PANEL, columns - panel * PANEL)
     tiles = 2 if width > HALF else 1
     height = min(STEP, rows - step * STEP)
-    line = TAPS * TAPS * HALF
-    square = np.zeros(STEP * line, np.float32)
-    pair = np.zeros(ELEMENTS * STEP, np.float32)
-    start = step * STEP * row_step + panel * PANEL * column_step
+    square = np.empty(SQUARE * len(taps) + HALF, np.float32)
+    square = square[(-square.ctypes.data) % LINE // 4 :]
+    pair = np.empty(ELEMENTS * STEP, np.float32)
     for tile in range(tiles):
+        start = step * STEP * row_step + (panel * PANEL + tile * HALF) * column_step
         length = min(HALF, width - tile * HALF)
-        if length < HALF:
-            square[:] = 0
-        for t in range(TAPS * TAPS):
-            at = taps[t] + start + tile * HALF * column_step
-            if row_step == 1:
-                for i in range(length):
-                    for row in range(height):
-                        square[row * line + t * HALF + i] = g[at + row + i * column_step]
-            else:
-                for row in range(height):
-                    for i in range(length):
-                        square[row * line + t * HALF + i] = g[at + row * row_step + i * column_step]
+        if column_step == 1 and length == HALF and height == STEP:
+            source, first, row_distance, tap_distance = (
+                g,
+                taps[0] + start,
+                row_step,
+                taps[1] - taps[0],
+            )
+        else:
+            _gather(g, taps, start, row_step, height, column_step, length, square)
+            source, first, row_distance, tap_distance = square, np.int64(0), HALF, SQUARE
         for row in range(HALF):
-            winograd._transform_kernel(SIZE, square, row * line, HALF, pair, gemm.ORIGIN, STEP)
-            winograd._transform_kernel(SIZE, square, (row + HALF) * line, HALF, pair, HALF, STEP)
+            low = first + row * row_distance
+            winograd._transform_kernel(SIZE, source, low, tap_distance, pair, gemm.ORIGIN, STEP)
+            winograd._transform_kernel(SIZE, source, low + HALF * row_distance, tap_distance, pair,
+                                       HALF, STEP)  # fmt: skip
             for e in range(ELEMENTS):
                 low = pair.ctypes.data + e * STEP * 4
                 at = u.ctypes.data + (panel * ELEMENTS + e) * amx.packed_panel(steps)
@@ -75,18 +73,41 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, panel, step,
                 amx.split_pair(low, low + LINE, at, tiles * amx.TILE_BYTES)
 
 
+@kernel
+def _gather(g, taps, start, row_step, height, column_step, length, square):
+    """square (tap, row, column) of a step and HALF columns, with zeros where there are none."""
+    if row_step == 1 and length == HALF and height == STEP:
+        for t in range(len(taps)):
+            for half in range(0, STEP, HALF):
+                amx.transpose(g.ctypes.data + 4 * (taps[t] + start + half), 4 * column_step,
+                              square.ctypes.data + 4 * (t * SQUARE + half * HALF))  # fmt: skip
+        return
+    square[:] = 0
+    for t in range(len(taps)):
+        for row in range(height):
+            at, source = t * SQUARE + row * HALF, taps[t] + start + row * row_step
+            for i in range(length):
+                square[at + i] = g[source + i * column_step]
+
+
 @parallel_kernel
-def tiles_product(x, table, x_places, y_places, u, offsets, start, y, code, slope, block, group,
-                  zeros, outside, v, lines, m, addresses):  # fmt: skip
-    """y = activation(x * kernel + bias) from the transformed kernel u."""
+def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_places, offsets, start,
+                  y, pooled, index, streaming, code, slope, block, group, zeros, outside, v, lines,
+                  m, addresses):  # fmt: skip
+    """y = activation(x * g + bias), or its maxima; the kernel is transformed first."""
+    channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
+    for piece in prange((filters + PANEL - 1) // PANEL * len(offsets)):
+        _split_kernel(g, taps, row_step, column_step, channels, filters, u, np.int64(piece))
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, start, y, code,
-                       slope, block, group, zeros, outside, v, lines, m, addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, start, y, pooled,
+                       index, streaming, code, slope, block, group, zeros, outside, v, lines, m,
+                       addresses)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, code, slope, block,
-                   group, zeros, outside, vs, lines, ms, tables):  # fmt: skip
+def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, pooled, index,
+                   streaming, code, slope, block, group, zeros, outside, vs, lines, ms,
+                   tables):  # fmt: skip
     """One worker's share of the tiles, a block at a time."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
@@ -97,16 +118,19 @@ def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, c
     steps = len(offsets)
     a_row = (steps * PARTS | 1) * LINE
     v_step, m_step = block * v_row + lanes, block * group + lanes
+    to_floor = start.size // 2 if code == gemm.FLOOR else 0
     first, last = gemm.share(worker, len(vs), table[winograd.TILES])
+    begin = -AHEAD
     amx.begin()
     while first < last:
         count = min(block, last - first)
-        winograd._addresses(x, x_picture, x_places, zeros, table, first, count, addresses)
-        for q in range(count):
-            for c in range(0, channels, lanes):
-                winograd._transform_input(addresses, q * ELEMENTS, c, channels - c, v,
-                                          q * v_row + c, v_step)  # fmt: skip
+        known = min(count + AHEAD, last - first)
+        winograd._addresses(x, x_picture, x_places, zeros, table, first, known, addresses)
+        winograd._transform_inputs(SIZE, zeros, addresses, begin, count, known, 0, channels, v,
+                                   v_row, v_step)  # fmt: skip
         winograd._addresses(y, y_picture, y_places, outside, table, first, count, addresses)
+        if pooled:
+            winograd._pooled_addresses(SIZE, y, index, outside, table, first, count, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
             for e in range(ELEMENTS):
@@ -124,13 +148,14 @@ def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, c
             for q in range(count):
                 for j in range(0, columns, HALF):
                     winograd._transform_output(SIZE, m, q * group + j, m_step, start, f + j,
-                                               f + j, columns - j, addresses, q * ELEMENTS,
-                                               winograd.UNPOOLED, winograd.NO_PLACES, 0, code,
+                                               f + j + to_floor, columns - j, addresses,
+                                               q * ELEMENTS, pooled, index, streaming, code,
                                                slope)  # fmt: skip
         if code > gemm.FLOOR:
             winograd._activate_tiles(SIZE, y, table, first, count, code, slope)
-        first += count
+        first, begin = first + count, 0
     amx.end()
+    simd.end_of_stream(y)
 
 
 # -- The products ----------------------------------------------------------------------------------
@@ -141,56 +166,63 @@ def pays(channels):
     return channels / (-(-channels // STEP) * STEP) > 0.6
 
 
-def convolve(x, kernel, bias, shape, activation, y):
-    """y = activation(x * kernel + bias); flat float32 arrays, `bias` may be None."""
-    _, _, channels, all_filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS) * channels * all_filters
-    filters = all_filters // shape.groups
-    plan = winograd.forward_plan(shape)
-    for g in range(shape.groups):
-        own = slice(g * filters, None)
-        _product(x[g * channels :], plan, (kernel[own], taps, all_filters, 1, channels, filters),
-                 None if bias is None else bias[own], activation, y[own])  # fmt: skip
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None):
+    """y = activation(x * kernel + bias) or its maxima, as `winograd.convolve`; float32."""
+    winograd.convolve(x, kernel, bias, shape, activation, y, pooled_shape, index, _product)
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
-    _, _, channels, all_filters = shape.kernel_shape
-    taps = np.arange(TAPS * TAPS)[::-1] * channels * all_filters
-    filters = all_filters // shape.groups
-    plan = winograd.input_grad_plan(shape)
-    for g in range(shape.groups):
-        own = slice(g * filters, None)
-        _product(dy[own], plan, (kernel[own], taps, 1, all_filters, filters, channels), None,
-                 None, dx[g * channels :])  # fmt: skip
+    winograd.convolve_input_grad(dy, kernel, shape, dx, _product)
 
 
-def _product(x, plan, right, bias, activation, y):
-    """One group: x and y begin at its first channel and filter."""
-    lanes = simd.lanes(x.dtype)
-    channels, filters, tiles = (
-        int(plan.table[field]) for field in (winograd.CHANNELS, winograd.FILTERS, winograd.TILES)
-    )
-    steps = -(-channels // STEP)
-    panels = -(-filters // PANEL)
-    u = arena.empty((panels * ELEMENTS * steps * PARTS * 2 * amx.TILE_BYTES // 4,), np.float32)
-    split_kernel(*right, u)
-    workers = min(threads.count(), -(-tiles // BLOCK))
-    v_row = -(-channels // lanes) * lanes
-    group = min(panels * PANEL, GROUP)
-    share = -(-tiles // workers)
-    block_bytes = min(max(u.nbytes, LEAST_BYTES), MOST_BYTES)
-    block = max(block_bytes // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
-    blocks = -(-share // block)
-    block = -(-share // blocks)
-    block += -block % BLOCK
+def _product(right, x, plan, bias, activation, y, pooled=winograd.UNPOOLED,
+             index=winograd.NO_PLACES):  # fmt: skip
+    """As `winograd._product`."""
+    channels, filters, tiles = plan.table[
+        [winograd.CHANNELS, winograd.FILTERS, winograd.TILES]
+    ].tolist()
+    sizes = _sizes(channels, filters, tiles, threads.count())
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
-        x, *plan, u, np.arange(steps) * PARTS * LINE, start, y, code, slope, block, group,
-        winograd._zeros(channels + 2 * lanes, x.dtype), np.empty(filters + lanes, x.dtype),
-        arena.scratch(workers, ELEMENTS * (block * v_row + lanes), np.float32),
-        arena.scratch(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
-        arena.scratch(workers, ELEMENTS * (block * group + lanes), np.float32),
-        np.empty((workers, block, ELEMENTS), np.int64),
+        *right[1:], arena.empty((sizes.u,), np.float32), x, *plan, sizes.offsets, start, y, pooled,
+        index, winograd._streaming(filters, plan.table, y, code), code, slope, sizes.block,
+        sizes.group, winograd._zeros(channels + 2 * HALF, x.dtype),
+        winograd._outside(filters, x.dtype),
+        arena.scratch(sizes.workers, sizes.v, np.float32),
+        arena.scratch(sizes.workers, sizes.lines, np.float32),
+        arena.scratch(sizes.workers, sizes.m, np.float32),
+        np.empty((sizes.workers, sizes.block + AHEAD, ELEMENTS), np.int64),
+    )  # fmt: skip
+
+
+class _Sizes(NamedTuple):
+    """Of a launch; u, v (of a worker), lines and m in float32 numbers."""
+
+    workers: int
+    block: int  # tiles
+    group: int  # filters
+    offsets: np.ndarray  # bytes from the first step to each
+    u: int
+    v: int
+    lines: int
+    m: int
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes(channels, filters, tiles, most_workers):
+    steps, panels = -(-channels // STEP), -(-filters // PANEL)
+    workers = min(most_workers, -(-tiles // BLOCK))
+    v_row, group = -(-channels // HALF) * HALF, min(panels * PANEL, GROUP)
+    share = -(-tiles // workers)
+    u_bytes = panels * ELEMENTS * steps * PARTS * 2 * amx.TILE_BYTES
+    block_bytes = min(max(u_bytes, LEAST_BYTES), MOST_BYTES)
+    most = max(block_bytes // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
+    block = -(-share // -(-share // most))  # blocks of equal length
+    block += -block % BLOCK
+    return _Sizes(
+        workers, block, group, np.arange(steps) * PARTS * LINE, u_bytes // 4,
+        ELEMENTS * (block * v_row + HALF), block * (steps * PARTS | 1) * LINE // 4,
+        ELEMENTS * (block * group + HALF),
     )  # fmt: skip

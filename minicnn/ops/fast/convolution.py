@@ -33,7 +33,7 @@ LARGE_KERNEL = 1 << 17
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
-WITH_FLOORS = (winograd, direct, bands, depthwise, grouped)
+WITH_FLOORS = (winograd, amx_winograd, direct, bands, depthwise, grouped)
 
 
 def conv2d(
@@ -85,7 +85,8 @@ def conv2d(
 def pools_itself(algorithm, shape, activation):
     """Whether the algorithm takes the maxima of 2x2 windows before outputs leave the caches."""
     simple = activation is None or activation[0] in shapes.RECTIFIERS
-    in_registers = algorithm is winograd and shape.dilation == (1, 1) and simple
+    by_tiles = algorithm in (winograd, amx_winograd)
+    in_registers = by_tiles and shape.dilation == (1, 1) and simple
     return in_registers or algorithm is bands
 
 

@@ -709,12 +709,13 @@ def tile_starts(length, dilation, taps):
     return [strip + phase for strip in strips for phase in range(min(dilation, length - strip))]
 
 
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None):
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, product=None):
     """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None.
 
     With pooled_shape y has that shape and holds the maxima of 2x2 windows, and `index`, if given,
-    their places in them.
+    their places in them. `product` computes a group in place of `_product`.
     """
+    product = product or _product
     size, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(size * size) * channels * all_filters
     filters = all_filters // shape.groups
@@ -725,21 +726,22 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=Non
         own = slice(g * filters, None)
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
-        _product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], plan,
-                 None if bias is None else bias[own], activation, y[own],
-                 pooled, NO_PLACES if index is None else index[own])  # fmt: skip
+        product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], plan,
+                None if bias is None else bias[own], activation, y[own],
+                pooled, NO_PLACES if index is None else index[own])  # fmt: skip
 
 
-def convolve_input_grad(dy, kernel, shape, dx):
+def convolve_input_grad(dy, kernel, shape, dx, product=None):
     """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
+    product = product or _product
     size, _, channels, all_filters = shape.kernel_shape
     taps = np.arange(size * size)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
     plan = input_grad_plan(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        _product((SIZES[size], kernel[own], taps, 1, all_filters), dy[own], plan, None, None,
-                 dx[g * channels :])  # fmt: skip
+        product((SIZES[size], kernel[own], taps, 1, all_filters), dy[own], plan, None, None,
+                dx[g * channels :])  # fmt: skip
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
