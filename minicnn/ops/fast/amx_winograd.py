@@ -52,15 +52,12 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, piece):
         start = step * STEP * row_step + (panel * PANEL + tile * HALF) * column_step
         length = min(HALF, width - tile * HALF)
         if column_step == 1 and length == HALF and height == STEP:
-            source, first, row_distance, tap_distance = (
-                g,
-                taps[0] + start,
-                row_step,
-                taps[1] - taps[0],
-            )
+            source, first = g, taps[0] + start
+            row_distance, tap_distance = row_step, taps[1] - taps[0]
         else:
             _gather(g, taps, start, row_step, height, column_step, length, square)
-            source, first, row_distance, tap_distance = square, np.int64(0), HALF, SQUARE
+            source, first = square, np.int64(0)
+            row_distance, tap_distance = HALF, SQUARE
         for row in range(HALF):
             low = first + row * row_distance
             winograd._transform_kernel(SIZE, source, low, tap_distance, pair, gemm.ORIGIN, STEP)
