@@ -212,15 +212,15 @@ def test_where_it_is_chosen(monkeypatch):
 
     here = amx.is_available()
     assert chosen() is (amx_winograd if here else winograd)
-    assert chosen(kernel=5) is (amx_direct if here else winograd)
+    assert chosen(kernel=5) is winograd
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
     assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
-    assert chosen(c=512, f=512) is (amx_direct if here else winograd)
+    assert chosen(c=512, f=512) is chosen(f=16) is winograd
     kernel_gradient = chosen(kernel=1, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(product=convolution.KERNEL_GRAD) is winograd
     kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
-    assert kernel_gradient is (amx_gradient if here else winograd)
+    assert kernel_gradient is winograd
     assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
     gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing

@@ -357,9 +357,10 @@ def write_line(v, target, target0, source, source0, count, rectify, slope):
 
 def pays(channels, filters, positions):
     """Whether this is quicker: lines of a pixel that are mostly full (with 16 channels it takes
-    1.1 times as long as `direct`), and several blocks of positions."""
+    1.1 times as long as `direct`), more than half a panel of columns (with 16 of them it takes 1.3
+    times as long as `bands`), and several blocks of positions."""
     filled = channels / (-(-channels // STEP) * STEP)
-    return filled > 0.6 and filters >= 8 and positions >= 2 * BLOCK
+    return filled > 0.6 and filters > PANEL // 2 and positions >= 2 * BLOCK
 
 
 def convolve(x, kernel, bias, shape, activation, y):

@@ -32,6 +32,7 @@ SIZE = winograd.SIZES[TAPS]
 # Bytes of v and m of a block, least and most: a small transformed kernel stays in the second-level
 # cache beside them; a large one is read anew for every block, which then is as large.
 LEAST_BYTES, MOST_BYTES = 640 << 10, 4 << 20
+LARGEST_KERNEL = 1 << 17  # channels times filters
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
 SQUARE = STEP * HALF  # numbers of a tap of the kernel that are transformed at once
@@ -158,9 +159,12 @@ def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, p
 # -- The products ----------------------------------------------------------------------------------
 
 
-def pays(channels):
-    """Whether this is quicker than `winograd`: lines that are mostly full."""
-    return channels / (-(-channels // STEP) * STEP) > 0.6
+def pays(channels, filters):
+    """Whether this is quicker than `winograd`: lines and tiles that are mostly full, and a split
+    kernel that is not much larger than the second-level cache (512 x 512, 14 x 14: 33 ms, not 28).
+    """
+    filled = channels / (-(-channels // STEP) * STEP)
+    return filled > 0.7 and filters > HALF and channels * filters <= LARGEST_KERNEL
 
 
 def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None):

@@ -27,9 +27,6 @@ from minicnn.ops.fast.direct import FORWARD, INPUT_GRAD, KERNEL_GRAD, geometry
 from minicnn.ops.fast.jit import parallel_kernel
 from minicnn.ops.fast.pooling import max_pool2d
 
-# Channels times filters: with more, moving Winograd's transformed kernel through the caches takes
-# longer than its fewer products save on the tile unit (512 x 512, 14 x 14: 38 ms, direct 30).
-LARGE_KERNEL = 1 << 17
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
@@ -150,8 +147,7 @@ def algorithm_for(shape, dtype, product):
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
     if shape.groups > 1:
-        on_tile_unit = dtype == np.float32 and amx.is_available()
-        if grouped.is_small(shape, dtype) and not on_tile_unit:
+        if grouped.is_small(shape, dtype):
             return grouped
         together, wide = grouped.merged(shape)
         if together > 1:
@@ -170,19 +166,15 @@ def algorithm_for(shape, dtype, product):
 def _on_tile_unit(algorithm, shape, product):
     """The same algorithm with its sums on the tile unit, where that is quicker."""
     taps, _, channels, filters = shape.kernel_shape
-    if config.convolution == "auto" and taps != amx_winograd.TAPS:
-        algorithm = direct  # its products are 3 times as quick, those of 5x5 2.8 times fewer
-    if product == KERNEL_GRAD:
-        return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
     filters //= shape.groups
+    if product == KERNEL_GRAD:  # Winograd's sums over tiles are no quicker there, see amx_winograd
+        return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
     if product == INPUT_GRAD:
         channels, filters = filters, channels
-    n, height, width, _ = shape.output_shape
-    if config.convolution == "auto" and channels * filters > LARGE_KERNEL:
-        algorithm = direct
     if algorithm is winograd:
-        defined = taps == amx_winograd.TAPS
-        return amx_winograd if defined and amx_winograd.pays(channels) else winograd
+        on_unit = taps == amx_winograd.TAPS and amx_winograd.pays(channels, filters)
+        return amx_winograd if on_unit else winograd
+    n, height, width, _ = shape.output_shape
     return amx_direct if amx_direct.pays(channels, filters, n * height * width) else direct
 
 
