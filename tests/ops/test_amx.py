@@ -10,7 +10,6 @@ import pytest
 from minicnn import config
 from minicnn.ops.fast import (
     amx,
-    amx_direct,
     amx_gradient,
     amx_winograd,
     bands,
