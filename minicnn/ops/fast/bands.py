@@ -44,6 +44,7 @@ from minicnn.ops.fast.tiles import (
     MIDDLE,
     positions_half,
     positions_one,
+    positions_one_even,
     positions_two,
     taps_half,
     taps_half_low,
@@ -233,6 +234,10 @@ def _phase_products(s, table, row, phase, positions, pixels, outs, taps, tap_row
                 positions_two(s, pixels, outs, p, valid, taps, t0, count, b, b0, width,
                               used - lanes, y, c0 + column, start, column, column + to_floor, code,
                               slope, streaming)  # fmt: skip
+            elif panel == 2 and _is_even(pixels, p):
+                positions_one_even(s, pixels, outs, p, valid, taps, t0, count, b, b0, width, used,
+                                   y, c0 + column, start, column, column + to_floor, code, slope,
+                                   streaming)  # fmt: skip
             elif panel == 2:
                 positions_one(s, pixels, outs, p, valid, taps, t0, count, b, b0, width, used, y,
                               c0 + column, start, column, column + to_floor, code, slope,
@@ -242,6 +247,13 @@ def _phase_products(s, table, row, phase, positions, pixels, outs, taps, tap_row
                                c0 + column, start, column, column + to_floor, code, slope,
                                streaming)  # fmt: skip
         column += used
+
+
+@kernel
+def _is_even(pixels, p):
+    """Whether the pixels of a tile are equally far apart: a tile over the end of a row has one
+    other distance among its own."""
+    return pixels[p + ROWS - 1] - pixels[p] == (ROWS - 1) * (pixels[p + 1] - pixels[p])
 
 
 @kernel

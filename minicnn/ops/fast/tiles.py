@@ -35,7 +35,8 @@ def _accumulate(v, s, windows, offsets, count, b, b0, b_row, last, first):
     """sums[i][j] += s[windows[k] + offsets[i]] * b[b0 + k * b_row, vector j], k = 0 ... count - 1.
 
     `first` are the sums at the beginning, rows of vectors. Of the last vector of b only `last`
-    elements are read, unless that is None.
+    elements are read, unless that is None. offsets(window, i, values) is where row i reads once
+    there are `values`: an address and an index from there on.
     """
     builder, rows, vectors = v.builder, len(first), len(first[0])
     before, loop = builder.block, builder.append_basic_block("k")
@@ -50,9 +51,8 @@ def _accumulate(v, s, windows, offsets, count, b, b0, b_row, last, first):
     window = builder.gep(s, [v.load_integer(windows, k)])
     new = []
     for i in range(rows):
-        if HALVES and vectors == 2 and new:
-            window = _after(builder, window, new[-1])
-        value = v.load_splat(window, offsets[i])
+        before_it = new[-1] if HALVES and vectors == 2 and new else []
+        value = v.load_splat(*offsets(window, i, before_it))
         new.append([v.multiply_add(value, *each) for each in zip(factors, sums[i], strict=True)])
     following = builder.add(k, v.integer(1))
     k.add_incoming(v.integer(0), before)
@@ -76,6 +76,35 @@ def _after(builder, address, values):
     kind = simd.ir.FunctionType(address.type, [address.type, *[value.type for value in values]])
     constraints = "=r,0" + ",v" * len(values)
     return builder.call(simd.ir.InlineAsm(kind, "", constraints), [address, *values])
+
+
+def _listed(v, offsets):
+    """Rows that lie anywhere: an index register, or a load, for each."""
+    base = [None]
+
+    def place(window, i, values):
+        base[0] = _after(v.builder, base[0], values) if values else window
+        return base[0], offsets[i]
+
+    return place
+
+
+def _even(v, first, step):
+    """Rows that lie `step` apart: four are reached from one register, by the step, its double and
+    its triple. A row of one vector needs a load for its number, which the processor does twice in a
+    cycle, as it multiplies; a second load for an offset takes time. 32 pictures of 218 x 178, 3
+    colours to 16 filters: 8.4 ms, not 6.6 (two cores of a Xeon)."""
+    steps = [v.integer(0), *(v.builder.mul(step, v.integer(k)) for k in range(1, 5))]
+    base = [None]
+
+    def place(window, i, _):
+        if i == 0:
+            base[0] = v.builder.gep(window, [first])
+        elif i % 4 == 0:
+            base[0] = _after(v.builder, v.builder.gep(base[0], [steps[4]]), [])
+        return base[0], steps[i % 4]
+
+    return place
 
 
 def _parts(v, index, vectors):
@@ -109,10 +138,11 @@ def _write_whole_or_first(v, sums, valid, last, c, place, changes=None):
             )  # fmt: skip
 
 
-def _position_tile(rows, vectors, half=False, packed=True):
+def _position_tile(rows, vectors, half=False, packed=True, even=False):
     """The micro-kernel for a tile of `rows` positions by `vectors`, an intrinsic.
 
-    `packed`: b has whole vectors in every row, whatever `last` is.
+    `packed`: b has whole vectors in every row, whatever `last` is. `even`: pixels are equally far
+    apart, as they are in a row of the picture.
     """
 
     def write(v, s, pixels, outs, p0, valid, taps, t0, count, b, b0, b_row, last, c, c0, start,
@@ -123,11 +153,17 @@ def _position_tile(rows, vectors, half=False, packed=True):
         builder = v.builder
         if half:
             v = HalfVectors(builder, v.scalar)
-        offsets = [v.load_integer(pixels, builder.add(p0, v.integer(i))) for i in range(rows)]
+        offsets = [
+            v.load_integer(pixels, builder.add(p0, v.integer(i)))
+            for i in range(2 if even else rows)
+        ]
+        places = _listed(v, offsets)
+        if even:
+            places = _even(v, offsets[0], builder.sub(offsets[1], offsets[0]))
         first = [v.load(start, at) for at in _parts(v, start0, vectors)]
         read = None if packed else last
         windows = builder.gep(taps, [t0])
-        sums = _accumulate(v, s, windows, offsets, count, b, b0, b_row, read, [first] * rows)
+        sums = _accumulate(v, s, windows, places, count, b, b0, b_row, read, [first] * rows)
 
         def place(row):
             return builder.add(c0, v.load_integer(outs, builder.add(p0, row)))
@@ -162,8 +198,9 @@ def _tap_tile(rows, vectors, half=False):
         if half:
             v = HalfVectors(builder, v.scalar)
         offsets = [v.load_integer(taps, builder.add(t0, v.integer(i))) for i in range(rows)]
+        places = _listed(v, offsets)
         zeros = [[v.constant(0)] * vectors] * rows
-        sums = _accumulate(v, s, pixels, offsets, count, b, b0, b_row, last, zeros)
+        sums = _accumulate(v, s, pixels, places, count, b, b0, b_row, last, zeros)
         with builder.if_else(builder.icmp_signed("!=", add, v.integer(0))) as (adding, writing):
             with adding:
                 for i in range(rows):
@@ -181,6 +218,7 @@ def _tap_tile(rows, vectors, half=False):
 positions_two = _position_tile(TILE, 2)
 positions_two_low = _position_tile(LOW, 2)
 positions_one = _position_tile(ROWS, 1)
+positions_one_even = _position_tile(ROWS, 1, even=True)
 positions_one_low = _position_tile(TILE, 1, packed=False)
 positions_half = _position_tile(ROWS, 1, HALVES)
 taps_two = _tap_tile(TILE, 2)
