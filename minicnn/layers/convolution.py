@@ -2,6 +2,8 @@
 
 import itertools
 
+import numpy as np
+
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
@@ -186,8 +188,10 @@ class _Ending:
 
     def parameters(self):
         """Kernel, bias and floor in the kernel's type; bias and floor may be None."""
-        dtype = self.kernel.dtype
-        kernel = self.kernel if self.scale is None else self.kernel * self.scale.astype(dtype)
+        dtype, kernel = self.kernel.dtype, self.kernel
+        if self.scale is not None:  # into memory that is used again: new pages cost more than that
+            memory = ops.arena.empty(kernel.shape, dtype)
+            kernel = np.multiply(kernel, self.scale.astype(dtype), out=memory)
         bias, floor = (None if v is None else v.astype(dtype) for v in (self.bias, self.floor))
         return kernel, bias, floor
 

@@ -539,11 +539,18 @@ def scale_shift(x, scale, offset, dtype, out=None):
     channels = x.shape[-1] if x.ndim else 1
     width = channels * fold(x.size // channels, channels)
     scale, offset = (
-        np.tile(np.broadcast_to(np.asarray(a, dtype), channels), width // channels)
+        _repeated(a, dtype, width)
+        if isinstance(a, float | int)
+        else np.tile(np.broadcast_to(np.asarray(a, dtype), channels), width // channels)
         for a in (scale, offset)
     )
     scale_shift_rows(flat("x", x, x.shape, kept), scale, offset, y.reshape(-1))
     return y
+
+
+@functools.lru_cache(maxsize=64)
+def _repeated(number, dtype, count):
+    return np.full(count, number, dtype)
 
 
 @kernel
