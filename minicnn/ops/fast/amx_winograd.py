@@ -9,9 +9,11 @@ m        the products, float32: (element, tile of the picture, filter)
 
 Design. As `winograd`: a block of tiles is transformed, multiplied and transformed back within
 the cache. v is split when its element's turn comes, into a place in the first-level cache: split
-by the transform it would be half as large again and written where it is not cached. Measured (one
-core of a Xeon with AMX, against `winograd`): 1.2 to 1.4 times as fast for 32 to 256 channels;
-the product is 3 times as fast, the transforms and splitting are what is left.
+by the transform it would be half as large again and written where it is not cached. Measured beside
+`winograd` (two cores of a Xeon, whose other hardware threads were busy): 1.0 to 1.15 times as fast
+for 32 to 64 channels, 1.3 times for 128 to 256; the products are twice as fast, the transforms and
+splitting are what is left. For a gradient of the kernel v or dy would have to be transposed as
+well: that was written and was 0.6 to 1.1 times as fast as `winograd`, so it is not here.
 """
 
 import functools

@@ -167,7 +167,7 @@ def _on_tile_unit(algorithm, shape, product):
     """The same algorithm with its sums on the tile unit, where that is quicker."""
     taps, _, channels, filters = shape.kernel_shape
     filters //= shape.groups
-    if product == KERNEL_GRAD:  # Winograd's sums over tiles are no quicker there, see amx_winograd
+    if product == KERNEL_GRAD:  # Winograd's are no quicker there, see amx_winograd
         return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
     if product == INPUT_GRAD:
         channels, filters = filters, channels
