@@ -10,6 +10,7 @@ import pytest
 from minicnn import config
 from minicnn.ops.fast import (
     amx,
+    amx_dense,
     amx_gradient,
     amx_winograd,
     bands,
@@ -83,12 +84,65 @@ def test_small_integers_give_exact_sums(case):
 
 
 def test_integers_of_more_digits_than_a_part_give_exact_sums():
-    x, kernel = integers(256, 300, largest=1 << 15), integers(300, 500, seed=1, largest=2)
+    x, kernel = integers(256, 304, largest=1 << 15), integers(304, 496, seed=1, largest=2)
     wanted = x.astype(np.float64) @ kernel
     np.testing.assert_array_equal(dense.dense(x, kernel), wanted)
-    kernel, dy = integers(300, 500, seed=1, largest=1 << 14), integers(256, 500, largest=2)
+    kernel, dy = integers(304, 496, seed=1, largest=1 << 14), integers(256, 496, largest=2)
     wanted = dy.astype(np.float64) @ kernel.T
     np.testing.assert_array_equal(dense.dense_input_grad(dy, kernel), wanted)
+
+
+DENSE = [  # rows, depth, columns
+    (32, 16, 16),
+    (33, 48, 80),  # a row more than a block, half a step, half a panel
+    (64, 112, 48),
+    (95, 64, 32),
+    (96, 16, 96),
+    (160, 272, 144),
+]
+
+
+@pytest.mark.parametrize("sizes", DENSE)
+def test_dense_layers_give_exact_sums(sizes, monkeypatch):
+    monkeypatch.setattr(dense, "WORTH_COMPILING", 0)
+    rows, depth, columns = sizes
+    if amx.is_available():
+        assert dense._products(*sizes, np.dtype(np.float32)) is amx_dense
+    x, kernel = integers(rows, depth), integers(depth, columns, seed=1)
+    bias, dy = integers(columns, seed=2), integers(rows, columns, seed=3)
+    wanted = x.astype(np.float64) @ kernel + bias
+    for threads in (1, 2):
+        with config.using(threads=threads):
+            np.testing.assert_array_equal(dense.dense(x, kernel, bias), wanted)
+            for activation, changed in (
+                (("relu",), np.maximum(wanted, 0)),
+                (("tanh",), np.tanh(wanted)),
+            ):
+                y = dense.dense(x, kernel, bias, activation)
+                np.testing.assert_allclose(y, changed, rtol=1e-6)
+            np.testing.assert_array_equal(dense.dense_input_grad(dy, kernel), dy @ kernel.T)
+            np.testing.assert_array_equal(dense.dense_kernel_grad(x, dy), x.T @ dy)
+
+
+def test_dense_layers_without_whole_tiles_go_without_the_unit():
+    float32 = np.dtype(np.float32)
+    for sizes in ((4096, 1000, 512), (4096, 512, 1000), (16, 2048, 2048)):
+        assert dense._products(*sizes, float32) is not amx_dense
+    assert dense._products(512, 512, 512, np.dtype(np.float64)) is not amx_dense
+    assert dense._products(64, 64, 64, float32) is not amx_dense  # not worth compiling for
+    assert not amx_dense.fits_gradient(100, 64, 64)
+
+
+def test_bits_of_dense_layers_do_not_depend_on_threads(monkeypatch):
+    monkeypatch.setattr(dense, "WORTH_COMPILING", 0)
+    x, kernel, dy = normal(96, 80), normal(80, 112, seed=1), normal(96, 112, seed=2)
+    results = []
+    for threads in (1, 2):
+        with config.using(threads=threads):
+            results.append((dense.dense(x, kernel), dense.dense_input_grad(dy, kernel),
+                            dense.dense_kernel_grad(x, dy)))  # fmt: skip
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("grouping", [1, 2])

@@ -338,6 +338,18 @@ def split_row(source, count, target):
 
 
 @kernel
+def split_columns(source, row_step, squares, target, part_step):
+    """Lines at target + i * LINE + part * part_step of the 16 columns i of STEP rows of floats,
+    which lie row_step bytes apart; `squares` is room for two tiles."""
+    half = STEP // 2
+    transpose(source, row_step, squares)
+    transpose(source + half * row_step, row_step, squares + TILE_BYTES)
+    for i in range(16):
+        low = squares + i * LINE
+        split_pair(low, low + TILE_BYTES, target + i * LINE, part_step)
+
+
+@kernel
 def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
     """32 rows and up to 32 columns of c = start + a @ b, all addresses; start 0 means zeros.
 

@@ -167,14 +167,9 @@ def _transpose_positions(dy, table, all_filters, first, rows, column, columns, p
     place = square.ctypes.data
     for step in range(positions // STEP):
         for f in range(0, padded, 16):
-            low = source + 4 * (step * STEP * padded + f)
-            amx.transpose(low, 4 * padded, place)
-            amx.transpose(low + 4 * padded * (STEP // 2), 4 * padded, place + amx.TILE_BYTES)
-            for i in range(16):
-                low = place + i * LINE
-                amx.split_pair(low, low + amx.TILE_BYTES,
-                               target + (step * PARTS * padded + f + i) * LINE,
-                               padded * LINE)  # fmt: skip
+            amx.split_columns(source + 4 * (step * STEP * padded + f), 4 * padded, place,
+                              target + (step * PARTS * padded + f) * LINE,
+                              padded * LINE)  # fmt: skip
 
 
 @parallel_kernel

@@ -8,7 +8,7 @@ the product itself.
 
 import numpy as np
 
-from minicnn.ops.fast import amx, amx_direct, dense_products, direct, operands
+from minicnn.ops.fast import amx, amx_dense, dense_products, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
 
 # Multiplications: with fewer the tile unit saves less than 0.1 ms a step (0.03 for 64 x 2048 by
@@ -27,12 +27,11 @@ def dense(x, kernel, bias=None, activation=None, out=None):
         (m, k), n = x.shape, kernel.shape[1]
         x = operands.flat("x", x, x.shape, dtype)
         kernel = operands.flat("kernel", kernel, kernel.shape, dtype)
-        algorithm = _algorithm(shape, dtype)
-        if algorithm is direct and dense_products.fits(m, k, dtype.itemsize):
-            sizes = m, k, n
-            dense_products.multiply(x, kernel, False, bias, sizes, activation, y.reshape(-1))
+        products = _products(m, k, n, dtype)
+        if products is not None:
+            products.multiply(x, kernel, False, bias, (m, k, n), activation, y.reshape(-1))
         else:
-            algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
+            direct.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
     return y
 
 
@@ -44,20 +43,23 @@ def dense_input_grad(dy, kernel, out=None):
     dx = operands.output(out, (m, k), dtype)
     if dx.size:
         kernel = operands.flat("kernel", kernel, (k, n), dtype)
-        shape = _geometry((m, k), (k, n))
-        algorithm = _algorithm(_geometry((m, n), (n, k)), dtype)
-        if algorithm is direct and dense_products.fits(m, n, dtype.itemsize):
-            dense_products.multiply(dy, kernel, True, None, (m, n, k), None, dx.reshape(-1))
+        products = _products(m, n, k, dtype)
+        if products is not None:
+            products.multiply(dy, kernel, True, None, (m, n, k), None, dx.reshape(-1))
         else:
-            algorithm.convolve_input_grad(dy, kernel, shape, dx.reshape(-1))
+            direct.convolve_input_grad(dy, kernel, _geometry((m, k), (k, n)), dx.reshape(-1))
     return dx
 
 
-def _algorithm(shape, dtype):
-    """The module that multiplies; `shape` is that of the product, not of the layer."""
-    m, (_, _, k, n) = shape.input_shape[0], shape.kernel_shape
-    worth = dtype == np.float32 and m * k * n >= WORTH_COMPILING and amx_direct.pays(k, n, m)
-    return amx_direct if worth and amx.is_available() else direct
+def _worth(m, k, n, dtype):
+    return dtype == np.float32 and m * k * n >= WORTH_COMPILING and amx.is_available()
+
+
+def _products(m, k, n, dtype):
+    """The module for products of (m, k) and (k, n), or None if `direct` is to do them."""
+    if _worth(m, k, n, dtype) and amx_dense.fits(m, k, n):
+        return amx_dense
+    return dense_products if dense_products.fits(m, k, dtype.itemsize) else None
 
 
 def dense_kernel_grad(x, dy, out=None):
@@ -70,7 +72,9 @@ def dense_kernel_grad(x, dy, out=None):
         dkernel.fill(0)
     elif dkernel.size:
         x = operands.flat("x", x, (m, k), dtype)
-        if m <= dense_products.MOST_ROWS:
+        if _worth(m, k, n, dtype) and amx_dense.fits_gradient(m, k, n):
+            amx_dense.kernel_gradient(x, dy, (m, k, n), dkernel.reshape(-1))
+        elif m <= dense_products.MOST_ROWS:
             dense_products.kernel_gradient(x, dy, (m, k, n), dkernel.reshape(-1))
         else:
             direct.convolve_kernel_grad(x, dy, _geometry((m, k), (k, n)), dkernel.reshape(-1))
