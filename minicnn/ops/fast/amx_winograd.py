@@ -38,6 +38,7 @@ LARGEST_KERNEL = 1 << 17  # channels times filters
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
 SQUARE = STEP * HALF  # numbers of a tap of the kernel that are transformed at once
+ROW = ELEMENTS * STEP  # numbers of a pair of rows of the transformed kernel
 
 
 @kernel
@@ -50,7 +51,7 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, piece):
     height = min(STEP, rows - step * STEP)
     square = np.empty(SQUARE * len(taps) + HALF, np.float32)
     square = square[(-square.ctypes.data) % LINE // 4 :]
-    pair = np.empty(ELEMENTS * STEP, np.float32)
+    transformed = np.empty(HALF * ROW, np.float32)
     for tile in range(tiles):
         start = step * STEP * row_step + (panel * PANEL + tile * HALF) * column_step
         length = min(HALF, width - tile * HALF)
@@ -61,16 +62,20 @@ def _split_kernel(g, taps, row_step, column_step, rows, columns, u, piece):
             _gather(g, taps, start, row_step, height, column_step, length, square)
             source, first = square, np.int64(0)
             row_distance, tap_distance = HALF, SQUARE
-        for row in range(HALF):
-            low = first + row * row_distance
-            winograd._transform_kernel(SIZE, source, low, tap_distance, pair, gemm.ORIGIN, STEP)
-            winograd._transform_kernel(SIZE, source, low + HALF * row_distance, tap_distance, pair,
-                                       HALF, STEP)  # fmt: skip
-            for e in range(ELEMENTS):
-                low = pair.ctypes.data + e * STEP * 4
-                at = u.ctypes.data + (panel * ELEMENTS + e) * amx.packed_panel(steps)
-                at += (step * PARTS * tiles + tile) * amx.TILE_BYTES + row * LINE
+        for row in range(STEP):
+            winograd._transform_kernel(SIZE, source, first + row * row_distance, tap_distance,
+                                       transformed, row % HALF * ROW + row // HALF * HALF,
+                                       STEP)  # fmt: skip
+        # Element by element, so that lines are written one behind the other: nobody can tell what
+        # comes next of lines that lie 24 kB apart, and a first-level cache holds few of them.
+        for e in range(ELEMENTS):
+            low = transformed.ctypes.data + e * LINE * 2
+            at = u.ctypes.data + (panel * ELEMENTS + e) * amx.packed_panel(steps)
+            at += (step * PARTS * tiles + tile) * amx.TILE_BYTES
+            for _ in range(HALF):
                 amx.split_pair(low, low + LINE, at, tiles * amx.TILE_BYTES)
+                low += ROW * 4
+                at += LINE
 
 
 @kernel
