@@ -15,8 +15,8 @@ units do, so that six products for the six terms above are at most 16 / 6 times 
 exact and the sums in float32, in an order that depends on nothing but k. Small terms come first.
 Two tiles of sums and three of operands are in use at a time, which loads 11 tiles for 12 products;
 four of sums would load 14 for 24, but then all eight are in use, and a core whose other hardware
-thread is busy with something else has few left to rename: a product, 6.4 ns at the peak, took 27 ns
-with four tiles of sums, 15 with two; with the core to itself 7.8 and 7.4 (a Xeon of 2026-11-27).
+thread is busy seems to have none left to rename: a product, 6.4 ns at the peak, took 27 ns with
+four tiles of sums, 15 with two; with the core to itself 7.8 and 7.4 (a Xeon, 2026-11-27).
 Values are split without moving one across lanes: the upper halves of two vectors are merged into
 words, which only permutes k, on both sides alike.
 Rows that straddle cache lines would load 4 times as slowly, so everything is made of lines.
