@@ -11,6 +11,7 @@ from minicnn import config
 from minicnn.ops.fast import (
     amx,
     amx_dense,
+    amx_direct,
     amx_gradient,
     amx_winograd,
     bands,
@@ -19,6 +20,8 @@ from minicnn.ops.fast import (
     direct,
     winograd,
 )
+from minicnn.ops.fast.pooled_convolution import conv2d_max_pool
+from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference import convolution as reference
 
 GEOMETRIES = [  # n, h, w, channels, filters, kernel, strides, padding, dilation
@@ -90,6 +93,40 @@ def test_integers_of_more_digits_than_a_part_give_exact_sums():
     kernel, dy = integers(304, 496, seed=1, largest=1 << 14), integers(256, 496, largest=2)
     wanted = dy.astype(np.float64) @ kernel.T
     np.testing.assert_array_equal(dense.dense_input_grad(dy, kernel), wanted)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("ending", [None, ("relu",), ("leaky_relu", 0.25), "floor"], ids=str)
+@pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18), (34, 13)])
+@pytest.mark.parametrize("grouping", [1, 2])
+def test_winograd_takes_floors_and_maxima(padding, ending, size, grouping):
+    """In one pass what it gives in two, and the reference up to rounding."""
+    x, kernel = normal(3, *size, 48), normal(3, 3, 48 // grouping, 70, seed=1)
+    bias, floor = normal(70, seed=2) - 4, normal(70, seed=3)  # most windows of a ReLU are all zero
+    x[2, -1, -1, 0] = np.nan
+    options = {"padding": "same", "groups": grouping}
+    with config.using(convolution="winograd"):
+        geometry = direct.geometry(x.shape, kernel.shape, (1, 1), "same", (1, 1), grouping)
+        if amx.is_available():
+            chosen = convolution.algorithm_for(geometry, x.dtype, convolution.FORWARD)
+            assert chosen is amx_winograd
+        if ending == "floor":
+            options["floor"] = floor
+            z = convolution.conv2d(x, kernel, bias, padding="same", groups=grouping)
+            y = convolution.conv2d(x, kernel, bias, **options)
+            np.testing.assert_array_equal(y, np.maximum(z, floor))
+            assert (y == floor).any() and (y > floor).any()
+        else:
+            options["activation"] = ending
+            y = convolution.conv2d(x, kernel, bias, **options)
+            wanted, places = max_pool2d(y, (2, 2), (2, 2), padding)
+            got, index = conv2d_max_pool(x, kernel, bias, pool=padding, **options)
+            np.testing.assert_array_equal(got, wanted)
+            np.testing.assert_array_equal(index, places)
+        pooled = convolution.conv2d(x, kernel, bias, pool=padding, **options)
+    np.testing.assert_array_equal(pooled, max_pool2d(y, (2, 2), (2, 2), padding)[0])
+    plain = reference.conv2d(x[:2].astype(float), kernel, bias, pool=padding, **options)
+    np.testing.assert_allclose(pooled[:2], plain, rtol=1e-4, atol=1e-4)
 
 
 DENSE = [  # rows, depth, columns
@@ -266,6 +303,8 @@ def test_where_it_is_chosen(monkeypatch):
     here = amx.is_available()
     assert chosen() is (amx_winograd if here else winograd)
     assert chosen(kernel=5) is winograd
+    assert chosen(kernel=7) is (amx_direct if here else direct)
+    assert chosen(f=16, kernel=7) is direct
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
     assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
     assert chosen(c=512, f=512) is chosen(f=16) is winograd
@@ -274,6 +313,8 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(product=convolution.KERNEL_GRAD) is winograd
     kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is winograd
+    kernel_gradient = chosen(kernel=7, product=convolution.KERNEL_GRAD)
+    assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
     gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing

@@ -12,7 +12,7 @@ from minicnn.ops.fast import amx, amx_dense, dense_products, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
 
 # Multiplications: with fewer the tile unit saves less than 0.1 ms a step (0.03 for 64 x 2048 by
-# 2048 x 10), but its kernels take 4 s to compile, and many a network has no other use for them.
+# 2048 x 10), but its kernels take 3 s to compile, and many a network has no other use for them.
 WORTH_COMPILING = 1 << 25
 
 
