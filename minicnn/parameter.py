@@ -17,8 +17,9 @@ class Parameter:
     """
 
     __slots__ = (
+        "_grad",
+        "_is_empty",
         "constraint",
-        "grad",
         "name",
         "owner",
         "regularizer",
@@ -31,19 +32,45 @@ class Parameter:
         self.value, self.name, self.state = value, name, state
         self.trainable = trainable and not state
         self.regularizer, self.constraint = regularizer, constraint
-        self.grad = None  # allocated by the first backward pass or by the optimiser
+        # Allocated by the first backward pass or by the optimiser. Zeros are only written into it
+        # when somebody looks: the first that is added to it after `zero_grad` takes their place.
+        self._grad, self._is_empty = None, False
         self.owner = None  # the optimiser buffer that holds the arrays
 
     shape = property(lambda self: self.value.shape)
     dtype = property(lambda self: self.value.dtype)
     size = property(lambda self: self.value.size)
 
+    @property
+    def grad(self):
+        """The sum of what was accumulated since `zero_grad`; None before there is memory for it."""
+        if self._is_empty:
+            self._grad.fill(0)
+            self._is_empty = False
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient):
+        self._grad, self._is_empty = gradient, False
+
+    def zero_grad(self):
+        """Begin a new sum."""
+        self._is_empty = self._grad is not None
+
+    def room(self, dtype):
+        """Memory to write a gradient of this dtype to that is accumulated next, or None."""
+        return self._grad if self._is_empty and self._grad.dtype == dtype else None
+
     def accumulate(self, gradient):
         """Add to the gradient (a layer that is used twice adds twice)."""
-        if self.grad is None:
-            self.grad = np.array(gradient, self.value.dtype)
+        if self._is_empty:
+            self._is_empty = False
+            if gradient is not self._grad:  # it is where it was written to, if it had `room`
+                self._grad[...] = gradient
+        elif self._grad is None:
+            self._grad = np.array(gradient, self.value.dtype)
         else:
-            self.grad += gradient
+            self._grad += gradient
 
     def assign(self, value):
         """Overwrite the value in place; shapes must agree."""

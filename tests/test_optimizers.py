@@ -344,6 +344,33 @@ def test_parameters_are_packed_into_aligned_flat_memory():
     assert [run for run, *_ in optimizer._current_runs()] == [whole]
 
 
+def test_the_first_gradient_after_zero_grad_takes_the_place_of_the_old_one():
+    first, second, frozen = params = parameters(np.float32)[:3]
+    optimizer = optimizers.SGD(1.0)
+    optimizer.build(params)
+    before = [p.numpy() for p in params]
+    for p in params:
+        p.grad[...] = np.nan  # of the step before
+    frozen.trainable = False
+    optimizer.zero_grad()
+    room = first.room(np.float32)
+    assert room is not None and np.shares_memory(room, first.grad)
+    assert first.room(np.float32) is None  # somebody has looked: it holds zeros now
+
+    optimizer.zero_grad()
+    assert first.room(np.float64) is None
+    room = first.room(np.float32)
+    room[...] = 2
+    first.accumulate(room)
+    first.accumulate(np.ones(first.shape))
+    assert (first.grad == 3).all() and first.room(np.float32) is None
+    optimizer.step()  # nobody has added to the second gradient
+    np.testing.assert_array_equal(first.value, before[0] - 3)
+    np.testing.assert_array_equal(second.value, before[1])
+    np.testing.assert_array_equal(frozen.value, before[2])
+    assert np.isnan(frozen.grad).all()  # zero_grad is for what is trained
+
+
 def test_both_dtypes_in_one_model():
     params = [*parameters(np.float32, [(3, 4), (5,)]), *parameters(np.float64, [(2, 2)])]
     optimizer = optimizers.SGD(0.1, momentum=0.9)

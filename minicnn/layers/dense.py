@@ -75,6 +75,7 @@ class Dense(Layer):
         dy = self.backward_to_sum(dy, activation, after)
         rows, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, self.units)
         if self.kernel.trainable:
-            self.kernel.accumulate(ops.dense_kernel_grad(rows, dy))
+            room = self.kernel.room(rows.dtype)
+            self.kernel.accumulate(ops.dense_kernel_grad(rows, dy, room))
         if needs_dx:
             return ops.dense_input_grad(dy, self.kernel.value).reshape(x.shape)

@@ -145,12 +145,16 @@ class Optimizer(Configurable):
     def build(self, parameters):
         """Train these parameters from now on: pack them into flat buffers and make their slots.
 
-        Called again with other parameters, those that were known keep their place and slots.
+        Called again with other parameters, those that were known keep their place and slots; with
+        the same ones, as `train_on_batch` does, nothing changes.
         """
         parameters = list(dict.fromkeys(parameters))
         known = set(self.parameters)
         self.parameters += [p for p in parameters if p not in known]
-        for buffer in pack(self.parameters):
+        buffers, has_moved = pack(self.parameters)
+        if not has_moved and parameters == list(self._trained) and self._trainable is not None:
+            return
+        for buffer in buffers:
             slots = self.slots.setdefault(buffer, {})
             for name in (name for group in self._all_groups() for name in group):
                 if name not in slots:
@@ -161,12 +165,16 @@ class Optimizer(Configurable):
 
     def zero_grad(self):
         """Set the gradients of all trained parameters to zero."""
-        for _, _, grads, _ in self._current_runs():
-            grads.fill(0)
+        self._refuse_before_build()
+        for parameter in self._trained:
+            if parameter.trainable:
+                parameter.zero_grad()
 
     def step(self):
         """One update from the gradients; then `iterations` is one more."""
         runs = self._current_runs()
+        for parameter in self._trained:
+            _ = parameter.grad  # zeros where nobody added anything
         if self._gradients_are_complete(runs):
             rate = self.learning_rate
             self._clip(runs)
@@ -241,11 +249,14 @@ class Optimizer(Configurable):
 
     def _current_runs(self):
         """Contiguous pieces to update: (slice, values, gradients, slots)."""
-        if self._trainable is None:
-            self.fail("has no parameters: call build(parameters) first")
+        self._refuse_before_build()
         if [p.trainable for p in self._trained] != self._trainable:
             self._find_runs()  # a layer was frozen or thawed
         return self._runs
+
+    def _refuse_before_build(self):
+        if self._trainable is None:
+            self.fail("has no parameters: call build(parameters) first")
 
     def _gradients_are_complete(self, runs):
         """False while gradients are only being collected; else they become their mean."""

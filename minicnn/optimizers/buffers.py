@@ -25,11 +25,12 @@ class FlatBuffer:
             self.take(parameter)
 
     def take(self, parameter):
-        """Move the parameter's arrays here, unless they are here already."""
+        """Move the parameter's arrays here, unless they are here already; whether they were not."""
         if parameter.owner is self and np.may_share_memory(parameter.value, self.values):
-            return
+            return False
         place, shape = self.places[parameter], parameter.shape
         parameter.rebind(self.values[place].reshape(shape), self.grads[place].reshape(shape), self)
+        return True
 
     def runs(self, trained):
         """Slices that cover the parameters in `trained` and no other, neighbours joined."""
@@ -46,13 +47,16 @@ class FlatBuffer:
 
 
 def pack(parameters):
-    """The buffers of these parameters; those that are in none get one for each dtype."""
-    loose = {}
+    """The buffers of these parameters, and whether any of their arrays has moved; those that are in
+    none get one for each dtype."""
+    loose, has_moved = {}, False
     for parameter in parameters:
         if parameter.owner is None:
             loose.setdefault(parameter.dtype, []).append(parameter)
         else:
-            parameter.owner.take(parameter)  # a copied model has arrays outside its buffer
+            # A copied model has arrays outside its buffer.
+            has_moved |= parameter.owner.take(parameter)
     for group in loose.values():
         FlatBuffer(group)
-    return list(dict.fromkeys(parameter.owner for parameter in parameters))
+    buffers = list(dict.fromkeys(parameter.owner for parameter in parameters))
+    return buffers, has_moved or bool(loose)
