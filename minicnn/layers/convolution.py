@@ -2,8 +2,6 @@
 
 import itertools
 
-import numpy as np
-
 from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
@@ -115,7 +113,7 @@ class Conv2D(Layer):
 
     def forward(self, x, context):
         ending = context.prepared or _Ending(self)
-        kernel, bias, floor = ending.parameters()
+        kernel, (scale, bias, floor) = self.kernel.value, ending.parameters()
         activation = None if context.logits else ending.activation
         fused = getattr(activation, "fused", None)  # runs in the epilogue; its y is all we keep
         pooled = []  # what backward needs if the maxima of windows were taken
@@ -123,7 +121,8 @@ class Conv2D(Layer):
             y, index = ops.conv2d_max_pool(x, kernel, bias, *self._geometry, fused, ending.pool)
             pooled = [index, ending.pool]
         else:
-            y = ops.conv2d(x, kernel, bias, *self._geometry, fused, floor, ending.pool)
+            given = x, kernel, bias, *self._geometry, fused, floor, ending.pool
+            y = ops.conv2d(*given, scale=scale)
         after = y if fused else None
         if activation and not fused:
             y, after = activation.forward(y, context)
@@ -142,9 +141,9 @@ class Conv2D(Layer):
             dy = GradientOfSum(*dz)
         dy = self.backward_to_sum(dy, activation, after)
         if self.kernel.trainable:
-            self.kernel.accumulate(
-                ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry)
-            )
+            room = self.kernel.room(x.dtype)
+            dkernel = ops.conv2d_kernel_grad(x, dy, self.kernel.shape, *self._geometry, out=room)
+            self.kernel.accumulate(dkernel)
         if needs_dx:
             return ops.conv2d_input_grad(dy, self.kernel.value, x.shape, *self._geometry)
 
@@ -158,7 +157,7 @@ class _Ending:
     """
 
     def __init__(self, layer):
-        self.kernel, self.activation = layer.kernel.value, layer.activation
+        self.dtype, self.activation = layer.kernel.dtype, layer.activation
         self.scale, self.floor, self.pool = None, None, None
         self.bias = layer.bias.value if layer.use_bias else None
 
@@ -187,13 +186,9 @@ class _Ending:
         return True
 
     def parameters(self):
-        """Kernel, bias and floor in the kernel's type; bias and floor may be None."""
-        dtype, kernel = self.kernel.dtype, self.kernel
-        if self.scale is not None:  # into memory that is used again: new pages cost more than that
-            memory = ops.arena.empty(kernel.shape, dtype)
-            kernel = np.multiply(kernel, self.scale.astype(dtype), out=memory)
-        bias, floor = (None if v is None else v.astype(dtype) for v in (self.bias, self.floor))
-        return kernel, bias, floor
+        """Scale, bias and floor in the kernel's type; all may be None."""
+        vectors = self.scale, self.bias, self.floor
+        return [None if one is None else one.astype(self.dtype, copy=False) for one in vectors]
 
 
 Convolution2D = Conv2D

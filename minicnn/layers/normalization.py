@@ -147,23 +147,18 @@ class BatchNormalization(Layer):
         pools = bool(context.taken) and context.taken[-1].pair_maxima is not None
         by_batch, index = context.training and self.trainable, None
         if by_batch:
-            given = x, gamma, beta, self.epsilon, activation
-            if pools:
-                y, index, mean, variance = ops.batch_norm_max_pool(*given)
-            else:
-                y, mean, variance = ops.batch_norm_train(*given)
+            given, moving = (x, gamma, beta, self.epsilon, activation), None
             if not context.frozen_state:
-                self._move(self.moving_mean, mean)
-                self._move(self.moving_variance, variance)
+                moving = self.moving_mean.value, self.moving_variance.value, self.momentum
+            if pools:
+                y, index, mean, variance = ops.batch_norm_max_pool(*given, moving=moving)
+            else:
+                y, mean, variance = ops.batch_norm_train(*given, moving=moving)
         else:
             mean, variance = self.moving_mean.value, self.moving_variance.value
             y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon, activation)
         below = context.below if by_batch and self.axis in (-1, x.ndim - 1) else None
         return self._channels_back(y), (x, mean, variance, by_batch, below, activation, index)
-
-    def _move(self, moving, batch):
-        moving.value *= self.momentum
-        moving.value += (1 - self.momentum) * batch
 
     def backward(self, dy, saved, needs_dx):
         x, mean, variance, by_batch, below, activation, index = saved

@@ -23,6 +23,7 @@ class _Step:
     finished: list = field(default_factory=list)
     below: Layer | None = None  # its activation's derivative may be applied here
     following: list = field(default_factory=list)  # numbers of steps that it may take over
+    above: list = field(default_factory=list)  # their layers
 
     def leaves_out(self, logits):
         """Which of its outputs leave out their activation; `logits` are numbers of the model's."""
@@ -88,7 +89,9 @@ class Graph:
             if len(readers) == 1 and slot not in self.output_slots
         }
         for step in self.steps:
-            self._follow(step, only_reader)
+            if type(step.layer).takes_over is not Layer.takes_over:
+                self._follow(step, only_reader)
+                step.above = [self.steps[number].layer for number in step.following]
         self._plans = {}
 
     def _follow(self, step, only_reader):
@@ -109,12 +112,11 @@ class Graph:
         """Numbers of the steps whose work this one does, too."""
         if not step.following or context.watch is not None:  # who watches wants every output
             return []
-        # An activation that a loss on logits leaves out must not be applied below it either.
-        numbers = list(
-            itertools.takewhile(lambda n: not self.steps[n].leaves_out(logits), step.following)
-        )
-        layers = [self.steps[n].layer for n in numbers]
-        return numbers[: step.layer.takes_over(layers, context, x)] if layers else []
+        layers = step.above
+        if logits:  # an activation that the loss leaves out must not be applied below it either
+            stays = (not self.steps[number].leaves_out(logits) for number in step.following)
+            layers = list(itertools.compress(layers, itertools.takewhile(bool, stays)))
+        return step.following[: step.layer.takes_over(layers, context, x)] if layers else []
 
     def plan(self, needs_dx):
         """Per step: which of its inputs need a gradient, None where the step needs no backward."""

@@ -123,6 +123,8 @@ def test_winograd_takes_floors_and_maxima(padding, ending, size, grouping):
             got, index = conv2d_max_pool(x, kernel, bias, pool=padding, **options)
             np.testing.assert_array_equal(got, wanted)
             np.testing.assert_array_equal(index, places)
+        options["scale"] = normal(70, seed=4)
+        y = convolution.conv2d(x, kernel, bias, **options)
         pooled = convolution.conv2d(x, kernel, bias, pool=padding, **options)
     np.testing.assert_array_equal(pooled, max_pool2d(y, (2, 2), (2, 2), padding)[0])
     plain = reference.conv2d(x[:2].astype(float), kernel, bias, pool=padding, **options)
@@ -298,7 +300,7 @@ def test_where_it_is_chosen(monkeypatch):
         geometry = direct.geometry(
             (n, 16, 16, c), (kernel, kernel, c, f), (1, 1), "same", (1, 1), 1
         )
-        return convolution.algorithm_for(geometry, np.dtype(dtype), product)
+        return convolution.choose(geometry, np.dtype(dtype), product, "auto", amx.is_available())
 
     here = amx.is_available()
     assert chosen() is (amx_winograd if here else winograd)

@@ -85,9 +85,40 @@ def test_an_array_that_outlives_this_module_says_nothing():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_scratch_of_nearly_one_length_is_one_buffer():
-    first = arena.scratch(2, 100_000, np.float32)
-    assert first.shape[0] == 2 and first.shape[1] >= 100_000 and first.flags.c_contiguous
-    address = first.ctypes.data
-    del first
-    assert arena.scratch(2, 190_000, np.float32).ctypes.data == address
+def test_scratch_is_one_memory_for_all_launches_of_a_thread():
+    wanted = ((3, 1001), np.float32), arena.rows(2, 1001, np.float64), ((5,), np.uint8)
+    first, second, third = arrays = arena.scratch(*wanted)
+    assert [array.shape for array in arrays] == [(3, 1001), (2, 1008), (5,)]
+    assert [array.dtype for array in arrays] == [np.float32, np.float64, np.uint8]
+    for number, array in enumerate(arrays):
+        assert array.ctypes.data % arena.ALIGNMENT == 0 and array.flags.c_contiguous
+        array[:] = number
+    assert (first == 0).all() and (second == 1).all() and (third == 2).all()  # none overlap
+
+    (other,) = arena.scratch(((7,), np.int64))
+    assert other.ctypes.data == first.ctypes.data
+    again, *_ = arena.scratch(*wanted)
+    assert again.ctypes.data == first.ctypes.data
+
+
+def test_scratch_that_grows_leaves_what_was_handed_out_alone():
+    (small,) = arena.scratch(((10,), np.float32))
+    small[:] = 1
+    (large,) = arena.scratch(((100_000,), np.float32))
+    large[:] = 2
+    assert (small == 1).all() and not np.shares_memory(small, large)
+
+
+def test_scratch_of_two_threads_is_not_shared():
+    (own,), theirs = arena.scratch(((1000,), np.float32)), []
+    thread = threading.Thread(target=lambda: theirs.extend(arena.scratch(((1000,), np.float32))))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(own, theirs[0])
+
+
+def test_cuts_of_scratch_are_forgotten_when_there_are_many():
+    for length in range(1, arena.MOST_CUTS + 10):
+        (array,) = arena.scratch(((length,), np.uint8))
+        assert array.shape == (length,)
+    assert len(arena._scratch.arrays) <= arena.MOST_CUTS

@@ -1,5 +1,6 @@
 """The compiled convolutions: exact on small integers, for every geometry, and nothing but `out`."""
 
+import contextlib
 from unittest import mock
 
 import numpy as np
@@ -79,9 +80,15 @@ def assert_bands(buffer, filling):
     assert (buffer[: BAND + 1] == filling).all() and (buffer[-BAND:] == filling).all()
 
 
+@contextlib.contextmanager
 def choosing(module, name, choice):
     """`module.name`, which says where an algorithm is used, replaced by a function or left."""
-    return mock.patch.object(module, name, choice or getattr(module, name))
+    with mock.patch.object(module, name, choice or getattr(module, name)):
+        convolution._chosen.cache_clear()  # by the other function
+        try:
+            yield
+        finally:
+            convolution._chosen.cache_clear()
 
 
 def test_a_choice_is_heeded():
@@ -240,6 +247,37 @@ def test_floor_of_every_filter(algorithm, filters):
             convolution.conv2d(x, kernel, bias, **geometry, activation=("relu",), floor=floor)
     plain = reference_conv2d(x[:1], kernel, bias, **geometry, floor=floor)
     np.testing.assert_allclose(y[:1], plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "few", "winograd", "depthwise", "grouped"])
+@pytest.mark.parametrize("end", ["bias", "no bias", "floor", "pool"])
+def test_scale_of_every_filter(algorithm, end):
+    """The scale multiplies the sums, in the epilogue or with the kernel, which stays as it is."""
+    generator = np.random.default_rng(1)
+    filters = 36
+    groups = {"depthwise": filters, "grouped": 2}.get(algorithm, 1)
+    channels = filters if groups > 1 else 17
+    x = generator.standard_normal((2, 9, 11, channels))
+    kernel = generator.standard_normal((3, 3, channels // groups, filters))
+    scale, bias, floor = generator.standard_normal((3, filters))
+    before = kernel.copy(), scale.copy()
+    more = {"padding": "same", "groups": groups}
+    more |= {"floor": {"floor": floor}, "pool": {"pool": "same"}}.get(end, {})
+    bias = None if end == "no bias" else bias
+    few = FEW_CHANNELS["ever" if algorithm == "few" else "never"]
+    forced = config.using(convolution="winograd" if algorithm == "winograd" else "direct")
+    with forced, choosing(bands, "pays", few):
+        y = convolution.conv2d(x, kernel, bias, **more, scale=scale)
+        ones = convolution.conv2d(x, kernel, bias, **more, scale=np.ones(filters))
+        np.testing.assert_array_equal(ones, convolution.conv2d(x, kernel, bias, **more))
+        with pytest.raises(ValueError, match=r"scale has shape \(35,\), expected \(36,\)"):
+            convolution.conv2d(x, kernel, bias, **more, scale=scale[1:])
+    for array, copy in zip((kernel, scale), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    plain = reference_conv2d(x, kernel, bias, **more, scale=scale)
+    np.testing.assert_allclose(y, plain, rtol=1e-9, atol=1e-11)
+    scaled = reference_conv2d(x, kernel * scale, bias, **more)
+    np.testing.assert_allclose(plain, scaled, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])

@@ -238,3 +238,21 @@ def test_wrong_arguments_are_refused():
         fast.batch_norm_inference(x, None, None, np.ones(2), np.ones(3), 1e-3)
     with pytest.raises(ValueError, match="dy"):
         fast.batch_norm_train_grad(x[:3], x, None, x[0], x[0], 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_moving_averages_move(dtype):
+    """In place, in both sets of operations, and nothing else changes."""
+    generator = np.random.default_rng(0)
+    x = (3 + generator.standard_normal((4, 6, 8, 5))).astype(dtype)
+    before = generator.standard_normal((2, 5)).astype(dtype)
+    for op in (fast.batch_norm_train, reference.batch_norm_train):
+        expected = op(x, None, None, 1e-3)
+        moving = before.copy()
+        results = op(x, None, None, 1e-3, moving=(*moving, 0.75))
+        for one, other in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        wanted = 0.75 * before + 0.25 * np.stack(results[-2:])
+        np.testing.assert_allclose(moving, wanted, rtol=1e-6 if dtype == np.float32 else 1e-14)
+    with pytest.raises(ValueError, match=r"out has shape \(4,\)"):
+        fast.batch_norm_train(x, None, None, 1e-3, moving=(moving[0, 1:], moving[1], 0.75))

@@ -186,8 +186,8 @@ def test_where_it_is_chosen(monkeypatch):
     def chosen(dtype=np.float32, c=32, f=32, kernel=(3, 3), size=(16, 16), n=8, **change):
         options = {"strides": (1, 1), "padding": "same", "dilation": (1, 1), "groups": 1} | change
         shape = direct.geometry((n, *size, c), (*kernel, c // options["groups"], f), **options)
-        with config.using(amx="off"):  # what it changes is tested beside it
-            return convolution.algorithm_for(shape, np.dtype(dtype), convolution.FORWARD)
+        question = shape, np.dtype(dtype), convolution.FORWARD, config.convolution
+        return convolution.choose(*question, on_unit=False)
 
     assert chosen() is winograd
     assert chosen(np.float64) is direct

@@ -153,19 +153,25 @@ def multiply(x, matrix, transposed, bias, sizes, activation, y):
     code, slope = gemm.activation_code(activation, x.dtype)
     workers = min(threads.count(), -(-columns // PANEL))
     row, step = (1, depth) if transposed else (columns, 1)
-    lines = arena.empty((-(-rows // BLOCK) * BLOCK, (steps * PARTS | 1) * LINE // 4), np.float32)
+    lines, scratch = arena.scratch(
+        ((-(-rows // BLOCK) * BLOCK, (steps * PARTS | 1) * LINE // 4), np.float32),
+        _of_workers(workers, amx.packed_panel(steps)),
+    )
     _products(x, rows, depth, matrix, row, step, columns, start, _zeros(), _evenly(steps, LINE),
-              lines, _scratch(workers, amx.packed_panel(steps)), y, code, slope)  # fmt: skip
+              lines, scratch, y, code, slope)  # fmt: skip
 
 
 def kernel_gradient(x, dy, sizes, dk):
     """As `dense_products.kernel_gradient`; float32."""
     rows, depth, columns = sizes
     steps = rows // STEP
-    panels = arena.empty((-(-columns // PANEL), amx.packed_panel(steps) // 4), np.float32)
     workers = min(threads.count(), -(-depth // BLOCK))
+    panels, scratch = arena.scratch(
+        ((-(-columns // PANEL), amx.packed_panel(steps) // 4), np.float32),
+        _of_workers(workers, steps * PARTS * BLOCK * LINE),
+    )
     _gradients(x, dy, rows, depth, columns, _zeros(), _evenly(steps, BLOCK * LINE), panels,
-               _scratch(workers, steps * PARTS * BLOCK * LINE), dk)  # fmt: skip
+               scratch, dk)  # fmt: skip
 
 
 def _evenly(steps, part_bytes):
@@ -177,5 +183,6 @@ def _zeros():
     return np.zeros(HALF, np.float32)
 
 
-def _scratch(workers, byte_count):
-    return arena.scratch(workers, (SQUARES + SUMS + byte_count) // 4, np.float32)
+def _of_workers(workers, byte_count):
+    """Room for their squares, sums and so many bytes."""
+    return arena.rows(workers, (SQUARES + SUMS + byte_count) // 4, np.float32)

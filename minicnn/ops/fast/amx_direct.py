@@ -23,7 +23,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import amx, gemm, simd, threads
+from minicnn.ops.fast import amx, gemm, sharing, simd, threads
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 
@@ -237,32 +237,35 @@ def split_band(x, table, phases, first, rows, channel, channels, planes):
 
 
 @parallel_kernel
-def planes_product(x, table, phases, offsets, parts, packed, start, y, code, slope, scratch):
+def planes_product(x, table, phases, offsets, parts, packed, start, y, code, slope, scratch,
+                   taken):  # fmt: skip
     """y = activation(start + x * kernel) for all bands and parts (groups, ranges of columns)."""
+    sharing.open_tasks(taken)
     for worker in prange(len(scratch)):
         _planes_product(np.int64(worker), x, table, phases, offsets, parts, packed, start, y, code,
-                        slope, scratch)  # fmt: skip
+                        slope, scratch, taken)  # fmt: skip
 
 
 @kernel
 def _planes_product(worker, x, table, phases, offsets, parts, packed, start, y, code, slope,
-                    scratches):  # fmt: skip
+                    scratches, taken):  # fmt: skip
     scratch = scratches[worker]
     spare, planes = scratch[: BLOCK * PANEL], scratch[BLOCK * PANEL :]
-    bands = (table[ROWS] + table[BAND] - 1) // table[BAND]
     steps = len(offsets)
-    split = -1
+    split = split_channel = -1
     amx.begin()
-    first_task, last_task = gemm.share(worker, len(scratches), bands * len(parts))
-    for task in range(first_task, last_task):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(scratches), taken)
+        if task < 0:
+            continue
         number, part = divmod(task, len(parts))
         first = number * table[BAND]
         rows = min(table[BAND], table[ROWS] - first)
         channel = parts[part, PART_CHANNEL]
-        if split != number or parts[part, PART_CHANNEL] != parts[part - 1, PART_CHANNEL]:
+        if split != number or split_channel != channel:
             split_band(x, table, phases, first, rows, channel, parts[part, PART_CHANNELS],
                        planes.ctypes.data)  # fmt: skip
-            split = number
+            split, split_channel = number, channel
         group = max(GROUP_BYTES // amx.packed_panel(steps), 1) * PANEL
         for j in range(0, parts[part, PART_COLUMNS], group):
             columns = min(group, parts[part, PART_COLUMNS] - j)
@@ -385,15 +388,17 @@ def _run(work, x, kernel, bias, activation, y):
     workers = min(workers, bands * len(parts))
     panels = -(-work.filters // PANEL)
     size = work.groups * panels * len(plan.offsets) * PARTS * 2 * amx.TILE_BYTES
-    packed = arena.empty((size // 4,), np.float32)
+    row = BLOCK * PANEL + len(plan.phases) * int(plan.table[PLANE]) // 4
+    packed, *scratch = arena.scratch(
+        ((size // 4,), np.float32),
+        arena.rows(workers, row, np.float32),
+        ((bands * len(parts),), np.int64),
+    )
     amx.pack(kernel, plan.taps, plan.packing, packed)
     total = work.groups * work.filters
     start = np.zeros(total + PANEL, np.float32)
     if bias is not None:
         start[:total] = bias
     code, slope = gemm.activation_code(activation, x.dtype)
-    size = BLOCK * PANEL + len(plan.phases) * int(plan.table[PLANE]) // 4
-    size += -size % 16
-    scratch = arena.empty((workers, size), np.float32)
     planes_product(x, plan.table, plan.phases, plan.offsets, parts, packed, start, y, code, slope,
-                   scratch)  # fmt: skip
+                   *scratch)  # fmt: skip

@@ -25,7 +25,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import amx, amx_direct, gemm, simd, threads
+from minicnn.ops.fast import amx, amx_direct, gemm, sharing, simd, threads
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.amx_direct import (
     ACROSS,
@@ -174,20 +174,21 @@ def _transpose_positions(dy, table, all_filters, first, rows, column, columns, p
 
 @parallel_kernel
 def planes_gradient(x, table, phases, offsets, dy, sizes, group_sizes, flat, planes, lines, partial,
-                    dk):  # fmt: skip
+                    taken, dk):  # fmt: skip
     """dk by way of the partial sums (segment, filter, tap and channel)."""
+    sharing.open_tasks(taken)
     for worker in prange(len(planes)):
         _planes_gradient(np.int64(worker), x, table, phases, offsets, dy, sizes, group_sizes,
-                         flat[worker], planes[worker], lines[worker], len(planes),
-                         partial)  # fmt: skip
+                         flat[worker], planes[worker], lines[worker], len(planes), partial,
+                         taken)  # fmt: skip
     for piece in prange(len(offsets) * group_sizes[0] * (sizes[0] // HALF)):
         _add_segments(np.int64(piece), partial, sizes, group_sizes, dk)
 
 
 @kernel
 def _planes_gradient(worker, x, table, phases, offsets, dy, sizes, group_sizes, flat, planes, lines,
-                     workers, partial):  # fmt: skip
-    """One worker's share of the tasks (segment of the rows, group, piece of the filters)."""
+                     workers, partial, taken):  # fmt: skip
+    """One worker's part of the tasks (segment of the rows, group, piece of the filters)."""
     padded, piece_filters, pieces, pixels, positions = sizes
     groups, channels, filters = group_sizes
     segments = partial.shape[0]
@@ -198,9 +199,11 @@ def _planes_gradient(worker, x, table, phases, offsets, dy, sizes, group_sizes, 
         alone and groups == 1 and table[DOWN] == table[HEIGHT] and table[ACROSS] == table[WIDTH]
         and table[STRIDE_Y] == 1 and table[STRIDE_X] == 1
     )  # fmt: skip
-    first_task, last_task = gemm.share(worker, workers, segments * groups * pieces)
     amx.begin()
-    for task in range(first_task, last_task):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, workers, taken)
+        if task < 0:
+            continue
         segment, part = divmod(task, groups * pieces)
         group, piece = divmod(part, pieces)
         f = piece * piece_filters
@@ -304,14 +307,16 @@ def convolve_kernel_grad(x, dy, shape, dk):
     workers = min(threads.count(), plan.segments * shape.groups * plan.pieces)
     flat = 528 + max(plan.pixels * plan.channels, plan.positions * plan.filters)
     rows = plan.pieces * plan.filters
-    partial = arena.empty(
-        (plan.segments, shape.groups, rows, len(plan.offsets) * plan.channels), np.float32
+    scratch = arena.scratch(
+        arena.rows(workers, flat, np.float32),
+        arena.rows(workers, len(plan.phases) * int(plan.table[PLANE]) // 4, np.float32),
+        arena.rows(workers, plan.positions * plan.filters * PARTS // 2, np.float32),
+        ((plan.segments, shape.groups, rows, len(plan.offsets) * plan.channels), np.float32),
+        ((plan.segments * shape.groups * plan.pieces,), np.int64),
     )
     planes_gradient(
         x, plan.table, plan.phases, plan.offsets, dy,
         (plan.channels, plan.filters, plan.pieces, plan.pixels, plan.positions),
         (shape.groups, channels, filters),
-        arena.empty((workers, flat + -flat % 16), np.float32),
-        arena.empty((workers, len(plan.phases) * int(plan.table[PLANE]) // 4), np.float32),
-        arena.empty((workers, plan.positions * plan.filters * PARTS // 2), np.float32), partial, dk,
+        *scratch, dk,
     )  # fmt: skip

@@ -23,7 +23,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import amx, gemm, simd, threads, winograd
+from minicnn.ops.fast import amx, gemm, sharing, simd, threads, winograd
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import AHEAD, ELEMENTS
@@ -96,24 +96,25 @@ def _gather(g, taps, start, row_step, height, column_step, length, square):
 
 
 @parallel_kernel
-def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_places, offsets, start,
-                  y, pooled, index, streaming, code, slope, block, group, zeros, outside, v, lines,
-                  m, addresses):  # fmt: skip
-    """y = activation(x * g + bias), or its maxima; the kernel is transformed first."""
+def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_places, offsets, scale,
+                  start, y, pooled, index, streaming, code, slope, block, group, zeros, outside, v,
+                  lines, m, addresses, taken):  # fmt: skip
+    """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first."""
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
+    sharing.open_tasks(taken)
     for piece in prange((filters + PANEL - 1) // PANEL * len(offsets)):
         _split_kernel(g, taps, row_step, column_step, channels, filters, u, np.int64(piece))
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, start, y, pooled,
-                       index, streaming, code, slope, block, group, zeros, outside, v, lines, m,
-                       addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, scale, start, y,
+                       pooled, index, streaming, code, slope, block, group, zeros, outside, v,
+                       lines, m, addresses, taken)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, pooled, index,
-                   streaming, code, slope, block, group, zeros, outside, vs, lines, ms,
-                   tables):  # fmt: skip
-    """One worker's share of the tiles, a block at a time."""
+def _tiles_product(worker, x, table, x_places, y_places, u, offsets, scale, start, y, pooled, index,
+                   streaming, code, slope, block, group, zeros, outside, vs, lines, ms, tables,
+                   taken):  # fmt: skip
+    """One worker's part of the blocks of tiles."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
     x_picture, y_picture = winograd._picture_sizes(table)
@@ -124,12 +125,16 @@ def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, p
     a_row = (steps * PARTS | 1) * LINE
     v_step, m_step = block * v_row + lanes, block * group + lanes
     to_floor = start.size // 2 if code == gemm.FLOOR else 0
-    first, last = gemm.share(worker, len(vs), table[winograd.TILES])
-    begin = -AHEAD
+    known_to = -1
     amx.begin()
-    while first < last:
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(vs), taken)
+        first, last = winograd.tiles_of(task, block, len(vs), taken.size, table[winograd.TILES])
+        if task < 0 or first >= last:
+            continue
         count = min(block, last - first)
         known = min(count + AHEAD, last - first)
+        begin = 0 if first == known_to else -AHEAD
         winograd._addresses(x, x_picture, x_places, zeros, table, first, known, addresses)
         winograd._transform_inputs(SIZE, zeros, addresses, begin, count, known, 0, channels, v,
                                    v_row, v_step)  # fmt: skip
@@ -152,13 +157,13 @@ def _tiles_product(worker, x, table, x_places, y_places, u, offsets, start, y, p
                         )  # fmt: skip
             for q in range(count):
                 for j in range(0, columns, HALF):
-                    winograd._transform_output(SIZE, m, q * group + j, m_step, start, f + j,
+                    winograd._transform_output(SIZE, m, q * group + j, m_step, scale, start, f + j,
                                                f + j + to_floor, columns - j, addresses,
                                                q * ELEMENTS, pooled, index, streaming, code,
                                                slope)  # fmt: skip
         if code > gemm.FLOOR:
             winograd._activate_tiles(SIZE, y, table, first, count, code, slope)
-        first, begin = first + count, 0
+        known_to = first + count
     amx.end()
     simd.end_of_stream(y)
 
@@ -174,9 +179,9 @@ def pays(channels, filters):
     return filled > 0.7 and filters > HALF and channels * filters <= LARGEST_KERNEL
 
 
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None):
-    """y = activation(x * kernel + bias) or its maxima, as `winograd.convolve`; float32."""
-    winograd.convolve(x, kernel, bias, shape, activation, y, pooled_shape, index, _product)
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
+    """y = activation(scale (x * kernel) + bias) or its maxima, as `winograd.convolve`; float32."""
+    winograd.convolve(x, kernel, bias, shape, activation, y, pooled_shape, index, scale, _product)
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -184,38 +189,31 @@ def convolve_input_grad(dy, kernel, shape, dx):
     winograd.convolve_input_grad(dy, kernel, shape, dx, _product)
 
 
-def _product(right, x, plan, bias, activation, y, pooled=winograd.UNPOOLED,
+def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLED,
              index=winograd.NO_PLACES):  # fmt: skip
     """As `winograd._product`."""
-    channels, filters, tiles = plan.table[
-        [winograd.CHANNELS, winograd.FILTERS, winograd.TILES]
-    ].tolist()
+    channels, filters, tiles = plan.sizes
     sizes = _sizes(channels, filters, tiles, threads.count())
+    u, v, lines, m, addresses, taken = arena.scratch(*sizes.scratch)
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
-        *right[1:], arena.empty((sizes.u,), np.float32), x, *plan, sizes.offsets, start, y, pooled,
-        index, winograd._streaming(filters, plan.table, y, code), code, slope, sizes.block,
-        sizes.group, winograd._zeros(channels + 2 * HALF, x.dtype),
-        winograd._outside(filters, x.dtype),
-        arena.scratch(sizes.workers, sizes.v, np.float32),
-        arena.scratch(sizes.workers, sizes.lines, np.float32),
-        arena.scratch(sizes.workers, sizes.m, np.float32),
-        np.empty((sizes.workers, sizes.block + AHEAD, ELEMENTS), np.int64),
+        *right[1:], u, x, *plan.tables, sizes.offsets,
+        winograd._scale_vector(scale, filters, x.dtype), start, y, pooled, index,
+        winograd._streaming(filters, plan, y, code), code, slope, sizes.block, sizes.group,
+        sizes.zeros, sizes.outside, v, lines, m, addresses, taken,
     )  # fmt: skip
 
 
 class _Sizes(NamedTuple):
-    """Of a launch; u, v (of a worker), lines and m in float32 numbers."""
+    """Of a launch."""
 
-    workers: int
     block: int  # tiles
     group: int  # filters
     offsets: np.ndarray  # bytes from the first step to each
-    u: int
-    v: int
-    lines: int
-    m: int
+    zeros: np.ndarray  # as in `winograd`
+    outside: np.ndarray
+    scratch: tuple
 
 
 @functools.lru_cache(maxsize=256)
@@ -229,8 +227,15 @@ def _sizes(channels, filters, tiles, most_workers):
     most = max(block_bytes // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
     block = -(-share // -(-share // most))  # blocks of equal length
     block += -block % BLOCK
-    return _Sizes(
-        workers, block, group, np.arange(steps) * PARTS * LINE, u_bytes // 4,
-        ELEMENTS * (block * v_row + HALF), block * (steps * PARTS | 1) * LINE // 4,
-        ELEMENTS * (block * group + HALF),
-    )  # fmt: skip
+    scratch = (
+        ((u_bytes // 4,), np.float32),
+        arena.rows(workers, ELEMENTS * (block * v_row + HALF), np.float32),
+        arena.rows(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
+        arena.rows(workers, ELEMENTS * (block * group + HALF), np.float32),
+        ((workers, block + AHEAD, ELEMENTS), np.int64),
+        ((workers * -(-share // block),), np.int64),
+    )
+    dtype = np.dtype(np.float32)
+    zeros = winograd._zeros(channels + 2 * HALF, dtype)
+    offsets = np.arange(steps) * PARTS * LINE
+    return _Sizes(block, group, offsets, zeros, winograd._outside(filters, dtype), scratch)

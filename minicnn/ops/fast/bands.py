@@ -33,7 +33,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm, simd, threads
+from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.direct import KERNEL_GRAD
 from minicnn.ops.fast.gemm import ROWS, TILE
 from minicnn.ops.fast.jit import kernel, parallel_kernel
@@ -131,20 +131,23 @@ def _panel(left, lanes):
 
 @parallel_kernel
 def _products(x, table, phases, pixels, outs, taps, tap_rows, matrix, starts, step, filters,
-              packed, start, y, code, slope, streaming, scratch):  # fmt: skip
+              packed, start, y, code, slope, streaming, scratch, taken):  # fmt: skip
+    sharing.open_tasks(taken)
     for number in prange(len(starts)):
         _pack(np.int64(number), phases, matrix, starts, step, filters, packed)
     for worker in prange(len(scratch)):
         _worker_products(np.int64(worker), x, table, phases, pixels, outs, taps, tap_rows, packed,
-                         filters, start, y, code, slope, streaming, scratch)  # fmt: skip
+                         filters, start, y, code, slope, streaming, scratch, taken)  # fmt: skip
 
 
 @kernel
 def _worker_products(worker, x, table, phases, pixels, outs, taps, tap_rows, b, filters, start, y,
-                     code, slope, streaming, scratches):  # fmt: skip
+                     code, slope, streaming, scratches, taken):  # fmt: skip
     bands = _bands(table)
-    first, last = gemm.share(worker, len(scratches), table[IMAGES] * bands)
-    for task in range(first, last):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(scratches), taken)
+        if task < 0:
+            continue
         image, band = divmod(task, bands)
         row = band * table[BAND_HEIGHT]
         _band_products(x, table, image, row, phases, pixels, outs, taps, tap_rows, b, filters,
@@ -177,24 +180,28 @@ def _band_products(x, table, image, row, phases, pixels, outs, taps, tap_rows, b
 
 @parallel_kernel
 def _pooled_products(x, table, phases, pixels, outs, taps, tap_rows, matrix, starts, step, filters,
-                     packed, start, code, slope, streaming, scratch, bands, down, across, side, y,
-                     index):  # fmt: skip
+                     packed, start, code, slope, streaming, scratch, taken, bands, down, across,
+                     side, y, index):  # fmt: skip
     """y and index: the maxima of windows of side x side and their places."""
+    sharing.open_tasks(taken)
     for number in prange(len(starts)):
         _pack(np.int64(number), phases, matrix, starts, step, filters, packed)
     for worker in prange(len(scratch)):
         _worker_maxima(np.int64(worker), x, table, phases, pixels, outs, taps, tap_rows, packed,
-                       filters, start, code, slope, streaming, scratch, bands[worker], down, across,
-                       side, y, index)  # fmt: skip
+                       filters, start, code, slope, streaming, scratch, taken, bands[worker], down,
+                       across, side, y, index)  # fmt: skip
 
 
 @kernel
 def _worker_maxima(worker, x, table, phases, pixels, outs, taps, tap_rows, b, filters, start, code,
-                   slope, streaming, scratches, band, down, across, side, y, index):  # fmt: skip
+                   slope, streaming, scratches, taken, band, down, across, side, y,
+                   index):  # fmt: skip
     """The outputs of a band, which holds whole windows, stay in the caches until it is pooled."""
     bands, line = _bands(table), len(across) * filters
-    first, last = gemm.share(worker, len(scratches), table[IMAGES] * bands)
-    for task in range(first, last):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(scratches), taken)
+        if task < 0:
+            continue
         image, number = divmod(task, bands)
         row = number * table[BAND_HEIGHT]
         _band_products(x, table, image, row, phases, pixels, outs, taps, tap_rows, b, filters,
@@ -290,21 +297,25 @@ def _pack(number, phases, matrix, starts, step, filters, packed):
 
 @parallel_kernel
 def _gradients(x, table, phases, pixels, taps, tap_rows, count, dy, filters, width, heights,
-               pieces, dk, partial, scratch, panels_at):  # fmt: skip
+               pieces, dk, partial, scratch, taken, panels_at):  # fmt: skip
+    sharing.open_tasks(taken)
     for worker in prange(len(scratch)):
         _worker_gradients(np.int64(worker), x, table, phases[0], pixels, taps, tap_rows, count, dy,
-                          filters, width, heights, pieces, partial, scratch, panels_at)  # fmt: skip
+                          filters, width, heights, pieces, partial, scratch, taken,
+                          panels_at)  # fmt: skip
     for t in prange(count):
         _add_segments(np.int64(t), partial, width, filters, dk)
 
 
 @kernel
 def _worker_gradients(worker, x, table, phase, pixels, taps, tap_rows, count, dy, filters, width,
-                      heights, pieces, partials, scratches, panels_at):  # fmt: skip
+                      heights, pieces, partials, scratches, taken, panels_at):  # fmt: skip
     bands, out_width = _bands(table), phase[PHASE_WIDTH]
-    first_task, last_task = gemm.share(worker, len(scratches), len(partials) * pieces)
     panels = scratches[worker, panels_at:]
-    for task in range(first_task, last_task):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(scratches), taken)
+        if task < 0:
+            continue
         segment, piece = divmod(task, pieces)
         first, last = gemm.share(segment, len(partials), table[IMAGES] * bands)
         for number in range(first, last):
@@ -536,17 +547,18 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=Non
         _run(plan, x, kernel, 1, filters, bias, activation, y)
         return
     plan = _forward_plan(shape, x.itemsize, SIDE)
-    arguments, code, slope, scratch = _prepared(plan, x, kernel, 1, filters, bias, activation)
     tables = [
         spans(length, SIDE, SIDE, 0, count)
         for length, count in zip(shape.output_shape[1:3], pooled_shape[1:3], strict=True)
     ]
     outputs = int(plan.table[BAND_HEIGHT] * plan.table[Y_ROW]) + 2 * simd.lanes(x.dtype)
-    if index is None:
-        index = arena.empty(y.shape, np.uint8)
-    _pooled_products(*arguments, code, slope, False, scratch,
-                     arena.scratch(len(scratch), outputs, x.dtype), *tables, SIDE, y,
-                     index)  # fmt: skip
+    places = y.shape if index is None else (0,)
+    arguments, code, slope, scratch, taken, band, nowhere = _prepared(
+        plan, x, kernel, 1, filters, bias, activation,
+        arena.rows(_workers(plan), outputs, x.dtype), (places, np.uint8),
+    )  # fmt: skip
+    _pooled_products(*arguments, code, slope, False, scratch, taken, band, *tables, SIDE, y,
+                     nowhere if index is None else index)  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -571,19 +583,29 @@ def _as_one_column(shape):
 
 
 def _run(plan, x, kernel, step, columns, bias, activation, y):
-    arguments, code, slope, scratch = _prepared(plan, x, kernel, step, columns, bias, activation)
+    given = plan, x, kernel, step, columns, bias, activation
+    arguments, code, slope, scratch, taken = _prepared(*given)
     streaming = code <= gemm.FLOOR and simd.streams(y, columns, simd.LATE_STREAM_BYTES)
-    _products(*arguments, y, code, slope, streaming, scratch)
+    _products(*arguments, y, code, slope, streaming, scratch, taken)
 
 
-def _prepared(plan, x, kernel, step, columns, bias, activation):
-    """What both kernels take first, the activation's code and number, room for the bands."""
-    packed = arena.empty((len(plan.starts) * (columns + 2 * simd.lanes(x.dtype)),), x.dtype)
+def _workers(plan):
+    return min(threads.count(), plan.tasks)
+
+
+def _prepared(plan, x, kernel, step, columns, bias, activation, *more):
+    """What both kernels take first, the activation's code and number, room for the bands, for what
+    is taken and, with the shapes and dtypes in `more`, for other things."""
+    packed, *scratch = arena.scratch(
+        ((len(plan.starts) * (columns + 2 * simd.lanes(x.dtype)),), x.dtype),
+        arena.rows(_workers(plan), plan.scratch, x.dtype),
+        ((plan.tasks,), np.int64),
+        *more,
+    )
     start = gemm.start_vector(bias, activation, columns, x.dtype)
     arguments = (x, plan.table, plan.phases, plan.pixels, plan.outs, plan.taps, plan.tap_rows,
                  kernel, plan.starts, step, columns, packed, start)  # fmt: skip
-    scratch = arena.scratch(min(threads.count(), plan.tasks), plan.scratch, x.dtype)
-    return arguments, *gemm.activation_code(activation, x.dtype), scratch
+    return arguments, *gemm.activation_code(activation, x.dtype), *scratch
 
 
 def _height(count, heights):
@@ -599,14 +621,17 @@ def convolve_kernel_grad(x, dy, shape, dk):
     size = (count + ROWS) * width + lanes
     segments = max(1, min(PIECES, plan.tasks, PARTIAL_BYTES // (size * x.itemsize)))
     pieces = -(-PIECES // segments)
-    partial = arena.empty((segments, size), x.dtype)
     panels_at = plan.scratch + -plan.scratch % lanes
     panel_size = (int(plan.table[BAND_HEIGHT]) * shape.output_shape[2] + 1) * (width + lanes)
     workers = min(threads.count(), segments * pieces)
-    scratch = arena.scratch(workers, panels_at + panel_size, x.dtype)
+    partial, *scratch = arena.scratch(
+        ((segments, size), x.dtype),
+        arena.rows(workers, panels_at + panel_size, x.dtype),
+        ((segments * pieces,), np.int64),
+    )
     heights = _height(count, (TILE, LOW)), _height(count, (ROWS, MIDDLE, TILE))
     _gradients(x, plan.table, plan.phases, plan.pixels, plan.taps, plan.tap_rows, count, dy,
-               filters, width, heights, pieces, dk, partial, scratch, panels_at)  # fmt: skip
+               filters, width, heights, pieces, dk, partial, *scratch, panels_at)  # fmt: skip
 
 
 def is_defined(shape, product):

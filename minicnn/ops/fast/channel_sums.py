@@ -9,6 +9,7 @@ cut by the shape alone and added in order, so the bits do not depend on the numb
 Times: docs/kernels.md, "Sums over pixels".
 """
 
+import functools
 import math
 
 import numpy as np
@@ -37,6 +38,7 @@ def fold(rows, channels, length=FOLDED):
     return factor
 
 
+@functools.lru_cache(maxsize=256)
 class Rows:
     """How x (..., c) is cut: `factor` pixels to a row, `rows` rows to a block of sums.
 
@@ -54,12 +56,15 @@ class Rows:
         self.rows = -(-rows // step) * step
         self.blocks = -(-count // self.rows)
 
-    def vectors(self, count, dtype):
-        """Room for `count` vectors (c,), each repeated to the length of a row."""
-        return np.empty((count, self.width), dtype)
-
     def partial_sums(self, count):
-        return arena.empty((self.blocks, count, self.width), np.float64)
+        """Room for so many sums of every block, for the time of a launch."""
+        return self.scratch(count, 0, np.float64)[0]
+
+    def scratch(self, count, vectors, dtype):
+        """The same, and `vectors` vectors (c,), each repeated to the length of a row."""
+        return arena.scratch(
+            ((self.blocks, count, self.width), np.float64), ((vectors, self.width), dtype)
+        )
 
 
 def across(v, width, visit, streaming=None):

@@ -6,11 +6,13 @@
 This is the one place where an algorithm is chosen for a shape: see `algorithm_for`.
 """
 
+import functools
+
 import numpy as np
 from numba import prange
 
 from minicnn import config
-from minicnn.ops import shapes
+from minicnn.ops import arena, shapes
 from minicnn.ops.fast import (
     amx,
     amx_direct,
@@ -30,6 +32,7 @@ from minicnn.ops.fast.pooling import max_pool2d
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
+WITH_SCALES = (winograd, amx_winograd)
 WITH_FLOORS = (winograd, amx_winograd, direct, bands, depthwise, grouped)
 
 
@@ -45,9 +48,11 @@ def conv2d(
     floor=None,
     pool=None,
     out=None,
+    scale=None,
 ):
     """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f).
 
+    scale (f,) multiplies the sums before the bias is added.
     floor (f,), in place of an activation, bounds y from below: max(z, 0) scale + offset of a batch
     normalisation that follows is max(z scale + offset, offset), if the scale is positive.
     pool, "valid" or "same", gives the maxima of 2x2 windows of y instead, padded like that.
@@ -58,7 +63,8 @@ def conv2d(
     if floor is not None:
         shapes.check_one_of_activation_and_floor(activation)
     if pool is not None and not pools_itself(algorithm, shape, activation):
-        y = conv2d(x, kernel, bias, strides, padding, dilation, groups, activation, floor)
+        window = strides, padding, dilation, groups
+        y = conv2d(x, kernel, bias, *window, activation, floor, scale=scale)
         return max_pool2d(y, *shapes.PAIRS, pool, out)[0]
     y_shape = shape.output_shape if pool is None else shapes.pooled_shape(shape.output_shape, pool)
     y = operands.output(out, y_shape, dtype)
@@ -72,8 +78,15 @@ def conv2d(
         floor = operands.flat("floor", floor, (filters,), dtype)
         if algorithm in WITH_FLOORS:
             activation, floor = ("floor", floor), None
-    pooled_shape = [] if pool is None else [y_shape]  # an argument of those that pool themselves
-    algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1), *pooled_shape)
+    more = {} if pool is None else {"pooled_shape": y_shape}  # for those that pool themselves
+    if scale is not None:
+        scale = operands.flat("scale", scale, (filters,), dtype)
+        if algorithm in WITH_SCALES:
+            more["scale"] = scale
+        else:  # into memory that is used again: new pages cost more than the product
+            scaled = arena.empty((kernel.size // filters, filters), dtype)
+            kernel = np.multiply(kernel.reshape(scaled.shape), scale, out=scaled).reshape(-1)
+    algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1), **more)
     if floor is not None:
         raise_to(y.reshape(-1, filters), floor)
     return y
@@ -142,7 +155,17 @@ def conv2d_kernel_grad(
 
 
 def algorithm_for(shape, dtype, product):
-    """What computes one of the three products of this shape, as `config.convolution` allows."""
+    """What computes one of the three products of this shape, as `config` allows."""
+    return _chosen(shape, dtype, product, config.convolution, amx.is_available())
+
+
+@functools.lru_cache(maxsize=1024)
+def _chosen(*question):
+    return choose(*question)
+
+
+def choose(shape, dtype, product, wanted, on_unit):
+    """The same for a setting of `config.convolution` and with or without the tile unit."""
     _, _, per_group, filters = shape.kernel_shape
     if per_group == 1 and filters == shape.groups > 1:
         return depthwise
@@ -151,12 +174,12 @@ def algorithm_for(shape, dtype, product):
             return grouped
         together, wide = grouped.merged(shape)
         if together > 1:
-            return grouped.Merged(together, wide, algorithm_for(wide, dtype, product))
-    allowed = config.convolution != "direct" and winograd.is_defined(shape)
-    forced = config.convolution == "winograd"
-    pays = allowed and (forced or (dtype == np.float32 and _pays(shape)))
+            of_wide = choose(wide, dtype, product, wanted, on_unit)
+            return grouped.Merged(together, wide, of_wide)
+    allowed = wanted != "direct" and winograd.is_defined(shape)
+    pays = allowed and (wanted == "winograd" or (dtype == np.float32 and _pays(shape)))
     algorithm = winograd if pays else direct
-    if dtype == np.float32 and amx.is_available():
+    if dtype == np.float32 and on_unit:
         algorithm = _on_tile_unit(algorithm, shape, product)
     if algorithm is direct and bands.pays(shape, product):
         return bands

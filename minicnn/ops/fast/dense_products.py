@@ -234,12 +234,11 @@ def multiply(x, matrix, transposed, bias, sizes, activation, y):
     pixels, taps, tiles, low_tiles, _, _ = _tables(m, k, row)
     outs = _tables(m, n, n)[0][:m]
     start = gemm.start_vector(bias, activation, n, x.dtype)
-    packed = arena.empty((k * (n + 2 * lanes),), x.dtype)
+    packed, copy = arena.scratch(((k * (n + 2 * lanes),), x.dtype), ((spread, k + lanes), x.dtype))
     code, slope = gemm.activation_code(activation, x.dtype)
     row, step = (1, k) if transposed else (n, 1)
-    _products(x, arena.empty((spread, k + lanes), x.dtype), pixels, outs, taps[:k], matrix,
-              row, step, n, packed, tiles, low_tiles, start, y, code, slope,
-              threads.count())  # fmt: skip
+    _products(x, copy, pixels, outs, taps[:k], matrix, row, step, n, packed, tiles, low_tiles,
+              start, y, code, slope, threads.count())  # fmt: skip
 
 
 def kernel_gradient(x, dy, sizes, dk):

@@ -26,7 +26,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm, simd, threads
+from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.gemm import ROWS, TILE
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.shapes import effective_size, resolve_padding, window_output_size
@@ -403,15 +403,17 @@ def gather(x, table, runs, first_run, last_run, depth, first, rows, patches):
 
 
 @parallel_kernel
-def patch_product(x, table, runs, parts, packed, start, y, code, slope, block, scratch):
+def patch_product(x, table, runs, parts, packed, start, y, code, slope, block, scratch, taken):
     """y = activation(start + patches @ packed) for all parts (groups, or ranges of columns)."""
+    sharing.open_tasks(taken)
     for worker in prange(len(scratch)):
         _patch_product(np.int64(worker), x, table, runs, parts, packed, start, y, code, slope,
-                       block, scratch)  # fmt: skip
+                       block, scratch, taken)  # fmt: skip
 
 
 @kernel
-def _patch_product(worker, x, table, runs, parts, packed, start, y, code, slope, block, scratches):
+def _patch_product(worker, x, table, runs, parts, packed, start, y, code, slope, block, scratches,
+                   taken):  # fmt: skip
     workers, scratch = len(scratches), scratches[worker]
     lanes = simd.VECTOR_BYTES // y.itemsize
     spare, scratch = scratch[: ROWS * lanes], scratch[ROWS * lanes :]
@@ -421,11 +423,11 @@ def _patch_product(worker, x, table, runs, parts, packed, start, y, code, slope,
         table[Y_ROW] == pixel * table[OUT_WIDTH]
         and table[Y_IMAGE] == table[Y_ROW] * table[OUT_HEIGHT]
     )
-    blocks = (positions + block - 1) // block
-    tasks = blocks * len(parts)
     gathered_block = gathered_run = -1
-    first_task, last_task = gemm.share(worker, workers, tasks)
-    for task in range(first_task, last_task):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, workers, taken)
+        if task < 0:
+            continue
         number, part = divmod(task, len(parts))
         first = number * block
         rows = min(block, positions - first)
@@ -474,22 +476,27 @@ def _scatter(result, rows, columns, y, table, first, column):
 
 
 @parallel_kernel
-def patch_gradient(x, table, runs, parts, dy, filters, zeros, rows, dk, block, partial, scratch):
+def patch_gradient(x, table, runs, parts, dy, filters, zeros, rows, dk, block, partial, scratch,
+                   taken):  # fmt: skip
     """dk = patches^T @ dy: every (segment of positions, part of dk) apart, then their sums."""
+    sharing.open_tasks(taken)
     for worker in prange(len(scratch)):
         _patch_gradient(np.int64(worker), x, table, runs, parts, dy, filters, zeros, block, partial,
-                        scratch)  # fmt: skip
+                        scratch, taken)  # fmt: skip
     for row in prange(len(rows)):
         _add_segments(partial, rows, np.int64(row), dk)
 
 
 @kernel
-def _patch_gradient(worker, x, table, runs, parts, dy, filters, zeros, block, partials, scratches):
+def _patch_gradient(worker, x, table, runs, parts, dy, filters, zeros, block, partials, scratches,
+                    taken):  # fmt: skip
     lanes = simd.VECTOR_BYTES // x.itemsize
     positions = table[IMAGES] * table[OUT_HEIGHT] * table[OUT_WIDTH]
     segments, scratch = len(partials), scratches[worker]
-    first_task, last_task = gemm.share(worker, len(scratches), segments * len(parts))
-    for task in range(first_task, last_task):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(scratches), taken)
+        if task < 0:
+            continue
         segment, part = divmod(task, len(parts))
         depth, columns = parts[part, DEPTH], parts[part, COLUMNS]
         panels = scratch[block * depth + ROWS + lanes :]
@@ -551,8 +558,12 @@ def convolve_kernel_grad(x, dy, shape: Geometry, dk):
     block = min(max(PATCH_BYTES // (plan.longest * x.itemsize), 32), SMALLEST_SEGMENT)
     packed_columns = -(-plan.columns // lanes) * lanes
     size = block * (plan.longest + packed_columns) + ROWS + 2 * lanes
-    partial = arena.empty((plan.segments, plan.partial_size), x.dtype)
     workers = min(threads.count(), plan.segments * len(plan.parts))
+    partial, *scratch = arena.scratch(
+        ((plan.segments, plan.partial_size), x.dtype),
+        arena.rows(workers, size, x.dtype),
+        ((plan.segments * len(plan.parts),), np.int64),
+    )
     patch_gradient(
         x,
         plan.table,
@@ -565,14 +576,12 @@ def convolve_kernel_grad(x, dy, shape: Geometry, dk):
         dk,
         block,
         partial,
-        arena.scratch(workers, size, x.dtype),
+        *scratch,
     )
 
 
 def _run_product(plan, x, kernel, bias, activation, y):
     lanes, workers = simd.lanes(x.dtype), threads.count()
-    packed = arena.empty((plan.b_starts.size * plan.packed_columns,), x.dtype)
-    gemm.pack_panels(kernel, plan.b_starts, plan.b_step, plan.columns, plan.packed_columns, packed)
     total = len(plan.parts) * plan.columns
     start = gemm.start_vector(bias, activation, total, x.dtype)
     depth = int(plan.parts[0, DEPTH])
@@ -586,9 +595,14 @@ def _run_product(plan, x, kernel, bias, activation, y):
             parts, min(-(-2 * workers // blocks), plan.columns // (2 * lanes)), lanes
         )
     size = (block + ROWS) * depth + block * plan.columns + ROWS * lanes + 2 * lanes
-    scratch = arena.scratch(min(workers, blocks * len(parts)), size, x.dtype)
+    packed, *scratch = arena.scratch(
+        ((plan.b_starts.size * plan.packed_columns,), x.dtype),
+        arena.rows(min(workers, blocks * len(parts)), size, x.dtype),
+        ((blocks * len(parts),), np.int64),
+    )
+    gemm.pack_panels(kernel, plan.b_starts, plan.b_step, plan.columns, plan.packed_columns, packed)
     code, slope = gemm.activation_code(activation, x.dtype)
-    patch_product(x, plan.table, plan.runs, parts, packed, start, y, code, slope, block, scratch)
+    patch_product(x, plan.table, plan.runs, parts, packed, start, y, code, slope, block, *scratch)
 
 
 def _split_columns(parts, pieces, lanes):

@@ -617,6 +617,7 @@ def add_grad(dys, y, activation, out=None):
     return dx
 
 
+@functools.lru_cache(maxsize=64)
 def rectifier(activation, dtype):
     """The slope of a rectifier below zero; None has slope 1."""
     if activation is None:

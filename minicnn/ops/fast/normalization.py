@@ -218,6 +218,15 @@ def moments_from_sums(sums, shift, pixels, statistics):
 
 
 @kernel
+def move(moving_mean, moving_variance, momentum, statistics):
+    """Move both, unless they are empty, towards the statistics of the batch."""
+    for c in range(moving_mean.size):
+        mean, variance = statistics[0, c], statistics[1, c]
+        moving_mean[c] = momentum * moving_mean[c] + (1 - momentum) * mean
+        moving_variance[c] = momentum * moving_variance[c] + (1 - momentum) * variance
+
+
+@kernel
 def forward_vectors(statistics, gamma, beta, epsilon, vectors):
     """The first three of `vectors`, mean, scale and offset, repeated along a row."""
     channels = gamma.size
@@ -252,13 +261,14 @@ def gradient_vectors(sums, statistics, gamma, epsilon, pixels, by_batch, vectors
 
 
 @parallel_kernel
-def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, statistics, y,
-                       streaming):  # fmt: skip
-    """y, and statistics (2, c) = mean and variance of x."""
+def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, moving_mean,
+                       moving_variance, momentum, statistics, y, streaming):  # fmt: skip
+    """y, and statistics (2, c) = mean and variance of x; the moving ones are moved towards them."""
     near_mean(x, gamma.size, vectors[0])
     for b in prange(len(sums)):
         moments_of_block(x, np.int64(b), rows, vectors[0], sums[b])
     moments_from_sums(sums, vectors[0], x.size // gamma.size, statistics)
+    move(moving_mean, moving_variance, momentum, statistics)
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for b in prange(len(sums)):
         normalize_block(x, np.int64(b), rows, vectors, slope, y, streaming)
@@ -321,18 +331,28 @@ def both_statistics(cut, mean, variance):
     return statistics
 
 
-def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
+def moving_averages(cut, dtype, moving):
+    """moving mean and variance (c,), which are written, and the momentum; of None, empty ones."""
+    if moving is None:
+        empty = _constant(0, dtype, 0)
+        return empty, empty, 0.0
+    *averages, momentum = moving
+    return *(output(one, (cut.channels,), dtype) for one in averages), float(momentum)
+
+
+def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None, moving=None):
     """y (..., c), mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None.
 
     Both statistics are float64: with them the gradients find the same y again. `activation`, a
-    rectifier ("relu",) or ("leaky_relu", slope), is applied to y.
+    rectifier ("relu",) or ("leaky_relu", slope), is applied to y. `moving`, (mean, variance,
+    momentum), becomes momentum * moving + (1 - momentum) * statistics in place.
     """
     dtype, cut = float_type("x", x), Rows(x.shape)
     y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
     gamma, beta = weights(cut, dtype, gamma, beta)
     x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
-    normalize_by_batch(x, gamma, beta, epsilon, slope, cut.rows, cut.partial_sums(2),
-                       cut.vectors(3, dtype), statistics, y.reshape(-1),
+    normalize_by_batch(x, gamma, beta, epsilon, slope, cut.rows, *cut.scratch(2, 3, dtype),
+                       *moving_averages(cut, dtype, moving), statistics, y.reshape(-1),
                        past_caches(cut, y))  # fmt: skip
     return y, *statistics
 
@@ -371,8 +391,8 @@ def all_grads(dy, x, norm, activation, below, by_batch, out):
     gamma, beta = weights(cut, dtype, gamma, beta)
     gradients(flat("dy", dy, shape, dtype), flat("x", x, shape, dtype), gamma, beta, epsilon,
               rectifier(activation, dtype), rectifier(below, dtype), by_batch, cut.rows,
-              cut.partial_sums(2), cut.vectors(5, dtype), both_statistics(cut, mean, variance),
-              dx.reshape(-1), past_caches(cut, dx), grads)  # fmt: skip
+              *cut.scratch(2, 5, dtype), both_statistics(cut, mean, variance), dx.reshape(-1),
+              past_caches(cut, dx), grads)  # fmt: skip
     return dx, *grads.astype(dtype)
 
 
@@ -382,8 +402,9 @@ def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=Non
     y, slope = output(out, x.shape, dtype), rectifier(activation, dtype)
     gamma, beta = weights(cut, dtype, gamma, beta)
     normalize_by_given(flat("x", x, x.shape, dtype), gamma, beta, epsilon, slope, cut.rows,
-                       cut.blocks, cut.vectors(3, dtype), both_statistics(cut, mean, variance),
-                       y.reshape(-1), past_caches(cut, y))  # fmt: skip
+                       cut.blocks, cut.scratch(0, 3, dtype)[1],
+                       both_statistics(cut, mean, variance), y.reshape(-1),
+                       past_caches(cut, y))  # fmt: skip
     return y
 
 

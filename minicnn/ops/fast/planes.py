@@ -27,7 +27,7 @@ from numba import prange
 from numba.core import cgutils
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm, simd, threads
+from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.tiles import HALVES, HalfVectors
 
@@ -261,15 +261,15 @@ def products(name, kind):
     product_row = _row_product(name, kind)
 
     def work(worker, x, table, remainders, phases, taps, tap_rows, packed, start, y, code, slope,
-             streaming, scratch):  # fmt: skip
+             streaming, scratch, taken):  # fmt: skip
         s, size, lanes = scratch[worker], table[PIXEL_SIZE], simd.VECTOR_BYTES // x.itemsize
         band, step, channels = table[BAND], table[STEP], table[OUT_CHANNELS]
         line_size = step * table[WIDTH] * table[UNIT]  # elements of a plane in a row of the result
         s[:] = 0
-        first_task, last_task = gemm.share(
-            worker, len(scratch), table[IMAGES] * table[BANDS] * table[PIECES]
-        )
-        for task in range(first_task, last_task):
+        for turn in range(taken.size):
+            task = sharing.task_of(turn, worker, len(scratch), taken)
+            if task < 0:
+                continue
             place, piece = divmod(task, table[PIECES])
             image, number = divmod(place, table[BANDS])
             begin = number * band
@@ -314,10 +314,11 @@ def products(name, kind):
     work = kernel(work)
 
     def loop(x, table, remainders, phases, taps, tap_rows, packed, start, y, code, slope,
-             streaming, scratch):  # fmt: skip
+             streaming, scratch, taken):  # fmt: skip
+        sharing.open_tasks(taken)
         for worker in prange(len(scratch)):
             work(np.int64(worker), x, table, remainders, phases, taps, tap_rows, packed, start, y,
-                 code, slope, streaming, scratch)  # fmt: skip
+                 code, slope, streaming, scratch, taken)  # fmt: skip
 
     loop.__qualname__ = name
     return parallel_kernel(loop)
@@ -327,14 +328,16 @@ def gradients(name, kind):
     """Parallel kernel: dK from planes of x, tile by tile of `height` taps."""
     tap_tile = _tap_tile(kind)
 
-    def work(worker, x, table, remainders, phases, taps, height, dy, partial, scratch):
+    def work(worker, x, table, remainders, phases, taps, height, dy, partial, scratch, taken):
         s, size, lanes = scratch[worker], table[PIXEL_SIZE], simd.VECTOR_BYTES // x.itemsize
         band, step, channels = table[BAND], table[STEP], table[OUT_CHANNELS]
         lines, width = phases[0, ROWS], phases[0, WIDE]
         line_size, dy_line_size = step * table[WIDTH] * table[UNIT], width * table[OUT_UNIT]
         s[:] = 0
-        first_segment, last_segment = gemm.share(worker, len(scratch), len(partial))
-        for segment in range(first_segment, last_segment):
+        for turn in range(taken.size):
+            segment = sharing.task_of(turn, worker, len(scratch), taken)
+            if segment < 0:
+                continue
             sums = partial[segment]
             sums[:] = 0
             first_task, last_task = gemm.share(segment, len(partial), table[IMAGES] * table[BANDS])
@@ -365,9 +368,11 @@ def gradients(name, kind):
     work = kernel(work)
 
     def loop(x, table, remainders, phases, taps, height, kernel_rows, apart, dy, partial, dk,
-             scratch):  # fmt: skip
+             scratch, taken):  # fmt: skip
+        sharing.open_tasks(taken)
         for worker in prange(len(scratch)):
-            work(np.int64(worker), x, table, remainders, phases, taps, height, dy, partial, scratch)
+            work(np.int64(worker), x, table, remainders, phases, taps, height, dy, partial, scratch,
+                 taken)  # fmt: skip
         for plane in prange(table[PLANES]):
             _add_segments(np.int64(plane), table, len(taps), kernel_rows, apart, partial, dk)
 
@@ -561,16 +566,19 @@ def multiply(kernel_of_products, plan, x, kernel, apart, step, bias, activation,
     elements for the filters of a plane `step`."""
     table, filters = plan.table, int(plan.table[OUT_CHANNELS])
     size = int(table[PIXEL_SIZE])
-    packed = arena.empty((len(plan.taps) * int(table[PLANES]) * size,), x.dtype)
+    packed, *scratch = arena.scratch(
+        ((len(plan.taps) * int(table[PLANES]) * size,), x.dtype),
+        arena.rows(min(threads.count(), plan.tasks), plan.scratch, x.dtype),
+        ((plan.tasks,), np.int64),
+    )
     _pack(kernel, table, plan.kernel_rows, apart, step, packed)
     start = gemm.start_vector(bias, activation, filters, x.dtype)
-    scratch = arena.empty((min(threads.count(), plan.tasks), plan.scratch), x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     whole = table[OUT_UNIT] == simd.lanes(x.dtype)
     streaming = whole and code <= gemm.FLOOR
     streaming = bool(streaming and simd.streams(y, filters, simd.LATE_STREAM_BYTES))
     kernel_of_products(x, table, plan.remainders, plan.phases, plan.taps, plan.tap_rows, packed,
-                       start, y, code, slope, streaming, scratch)  # fmt: skip
+                       start, y, code, slope, streaming, *scratch)  # fmt: skip
 
 
 def sum_up(kernel_of_gradients, plan, height, x, dy, apart, dk):
@@ -578,7 +586,10 @@ def sum_up(kernel_of_gradients, plan, height, x, dy, apart, dk):
     table = plan.table
     size = int(table[PLANES] * table[PIXEL_SIZE]) * len(plan.taps)
     segments = min(SEGMENTS, int(table[IMAGES] * table[BANDS]))
-    partial = arena.empty((segments, size), x.dtype)
-    scratch = arena.empty((min(threads.count(), segments), plan.scratch), x.dtype)
+    partial, *scratch = arena.scratch(
+        ((segments, size), x.dtype),
+        arena.rows(min(threads.count(), segments), plan.scratch, x.dtype),
+        ((segments,), np.int64),
+    )
     kernel_of_gradients(x, table, plan.remainders, plan.phases, plan.taps, height, plan.kernel_rows,
-                        apart, dy, partial, dk, scratch)  # fmt: skip
+                        apart, dy, partial, dk, *scratch)  # fmt: skip

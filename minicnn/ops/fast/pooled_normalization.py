@@ -26,12 +26,14 @@ from minicnn.ops.fast.normalization import (
     group_products,
     moments_from_sums,
     moments_of_block,
+    move,
+    moving_averages,
     near_mean,
     past_caches,
     weights,
 )
 from minicnn.ops.fast.operands import flat, float_type, output
-from minicnn.ops.fast.pooling import Windows, max_of_row, spread_row
+from minicnn.ops.fast.pooling import max_of_row, spread_row, windows_of
 from minicnn.ops.fast.simd import end_of_stream
 from minicnn.ops.shapes import PAIRS, halved, window_index_dtype
 
@@ -41,13 +43,14 @@ STORED = 0  # for an argument of kernels, see gemm.ORIGIN: not past the caches
 
 @parallel_kernel
 def normalize_max(x, gamma, beta, epsilon, slope, rows, down, across, w, side, sums, vectors,
-                  statistics, y, index):  # fmt: skip
+                  moving_mean, moving_variance, momentum, statistics, y, index):  # fmt: skip
     """`normalize_by_batch` of normalization.py, of which the maxima go to y."""
     channels, width, line = gamma.size, vectors.shape[1], w * gamma.size
     near_mean(x, channels, vectors[0])
     for b in prange(len(sums)):
         moments_of_block(x, np.int64(b), rows, vectors[0], sums[b])
     moments_from_sums(sums, vectors[0], x.size // channels, statistics)
+    move(moving_mean, moving_variance, momentum, statistics)
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
     for number in prange(x.size // (2 * line)):
         pair = np.int64(number)
@@ -111,19 +114,19 @@ def input_grad_of_pairs(dy, index, x, b, rows, down, across, w, side, c, vectors
         end_of_stream(dx)
 
 
-def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
+def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None, moving=None):
     """y (n, h/2, w/2, c), the winners' places, mean (c,), variance (c,) of x (n, h, w, c).
 
     `batch_norm_train`, then `max_pool2d` with windows of 2x2; h and w are even.
     """
     dtype, w, windows = float_type("x", x), x.shape[2], _windows(x.shape)
-    y, cut = output(out, halved(x.shape), dtype), Rows(x.shape, run=2 * w)
+    y, cut = output(out, halved(x.shape), dtype), Rows(x.shape, 2 * w)
     index = arena.empty(y.shape, window_index_dtype(PAIRS[0]))
     slope, (gamma, beta) = rectifier(activation, dtype), weights(cut, dtype, gamma, beta)
     x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
     normalize_max(x, gamma, beta, epsilon, slope, cut.rows, *windows.tables, w, SIDE,
-                  cut.partial_sums(2), cut.vectors(3, dtype), statistics, y.reshape(-1),
-                  index.reshape(-1))  # fmt: skip
+                  *cut.scratch(2, 3, dtype), *moving_averages(cut, dtype, moving), statistics,
+                  y.reshape(-1), index.reshape(-1))  # fmt: skip
     return y, index, *statistics
 
 
@@ -135,16 +138,16 @@ def batch_norm_max_pool_grad(
     With a rectifier `below`, of which x is the value, dx is the gradient before it.
     """
     dtype, shape, (_, _, w, c) = float_type("x", x), halved(x.shape), x.shape
-    dx, cut, grads = output(out, x.shape, dtype), Rows(x.shape, run=2 * w), np.empty((3, c))
+    dx, cut, grads = output(out, x.shape, dtype), Rows(x.shape, 2 * w), np.empty((3, c))
     gamma, beta = weights(cut, dtype, gamma, beta)
     index = flat("index", index, shape, window_index_dtype(PAIRS[0]))
     gradients_max(flat("dy", dy, shape, dtype), index, flat("x", x, x.shape, dtype), gamma, beta,
                   epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows,
-                  *_windows(x.shape).tables, w, SIDE, cut.partial_sums(2), cut.vectors(5, dtype),
+                  *_windows(x.shape).tables, w, SIDE, *cut.scratch(2, 5, dtype),
                   both_statistics(cut, mean, variance), dx.reshape(-1), past_caches(cut, dx),
                   grads)  # fmt: skip
     return dx, *grads.astype(dtype)
 
 
 def _windows(shape):
-    return Windows(shape, *PAIRS, "valid")
+    return windows_of(shape, *PAIRS, "valid")

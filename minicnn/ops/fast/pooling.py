@@ -54,6 +54,16 @@ class Windows:
         self.integers = (h, w, c, self.pool_size[1])
 
 
+def windows_of(input_shape, pool_size, strides, padding):
+    """The same, made once for each."""
+    if not isinstance(padding, str):
+        padding = tuple(map(tuple, padding))
+    return _windows_of(tuple(input_shape), tuple(pool_size), tuple(strides), padding)
+
+
+_windows_of = functools.lru_cache(maxsize=256)(Windows)
+
+
 @functools.lru_cache(maxsize=256)
 def spans(length, size, stride, before, count):
     """(count, 3) along one axis: of each window the first pixel on the image, that pixel's place
@@ -389,7 +399,7 @@ def max_pool2d(x, pool_size, strides, padding, out=None):
     The first maximum wins, as in Keras; NaN counts as larger than everything, so it propagates.
     """
     dtype = float_type("x", x)
-    windows = Windows(x.shape, pool_size, strides, padding)
+    windows = windows_of(x.shape, pool_size, strides, padding)
     y = output(out, windows.output_shape, dtype)
     index = arena.empty(y.shape, window_index_dtype(pool_size))
     if y.size:
@@ -428,7 +438,7 @@ def max_grad_rows(dy, index, down, across, oh, ow, down_step, across_step, h, w,
 def max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out=None):
     """dx (n, h, w, c): every dy (n, oh, ow, c) is added to the pixel that won its window."""
     dtype = float_type("dy", dy)
-    windows = Windows(input_shape, pool_size, strides, padding)
+    windows = windows_of(input_shape, pool_size, strides, padding)
     dx = output(out, windows.input_shape, dtype)
     dy = flat("dy", dy, windows.output_shape, dtype)
     index = flat("index", index, windows.output_shape, window_index_dtype(pool_size))
@@ -479,12 +489,12 @@ def max_pool2d_activation_grad(
     `max_pool2d_grad` and the derivative of an activation that follows from its value: that is y
     where dy goes to.
     """
-    dtype, windows = float_type("dy", dy), Windows(input_shape, pool_size, strides, padding)
+    dtype, windows = float_type("dy", dy), windows_of(input_shape, pool_size, strides, padding)
     if not (activation[0] in RECTIFIERS and windows.pool_size == tuple(strides) and dy.size):
         dy, total = activate_bias_grad(dy, y, activation)
         return max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out), total
     dx, shape = output(out, windows.input_shape, dtype), windows.output_shape
-    cut, total = Rows(shape, run=shape[2]), np.empty((1, shape[3]))
+    cut, total = Rows(shape, shape[2]), np.empty((1, shape[3]))
     max_grad_rectified(
         flat("dy", dy, shape, dtype), flat("index", index, shape, window_index_dtype(pool_size)),
         flat("y", y, shape, dtype), rectifier(activation, dtype), *windows.tables,
@@ -513,7 +523,7 @@ def mean_rows(x, down, across, h, w, c, shares, y):
 def average_pool2d(x, pool_size, strides, padding, out=None):
     """(n, h, w, c) -> (n, oh, ow, c): the mean of each window; padding is not counted."""
     dtype = float_type("x", x)
-    windows = Windows(x.shape, pool_size, strides, padding)
+    windows = windows_of(x.shape, pool_size, strides, padding)
     y = output(out, windows.output_shape, dtype)
     if y.size:
         mean_rows(flat("x", x, x.shape, dtype), *windows.tables, *x.shape[1:],
@@ -551,7 +561,7 @@ def mean_grad_rows(dy, shares, down, across, oh, ow, h, w, c, dx, streaming):
 def average_pool2d_grad(dy, input_shape, pool_size, strides, padding, out=None):
     """dx (n, h, w, c): every pixel of a window gets dy / (pixels in it)."""
     dtype = float_type("dy", dy)
-    windows = Windows(input_shape, pool_size, strides, padding)
+    windows = windows_of(input_shape, pool_size, strides, padding)
     dx = output(out, windows.input_shape, dtype)
     dy = flat("dy", dy, windows.output_shape, dtype)
     to = *dx.shape[1:], dx.reshape(-1), _streaming(dx)
@@ -617,7 +627,7 @@ def global_average_pool2d(x, out=None):
     dtype = float_type("x", x)
     n, h, w, c = x.shape
     y = output(out, (n, c), dtype)
-    sums = arena.empty((n, c), np.float64)
+    (sums,) = arena.scratch(((n, c), np.float64))
     if y.size:
         global_average_images(flat("x", x, x.shape, dtype), sums, y.reshape(-1), h * w)
     return y

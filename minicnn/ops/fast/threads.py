@@ -32,7 +32,7 @@ def launch(compiled, arguments):
     with _lock:
         if wanted > 1:
             _spread.check()
-        before = numba.get_num_threads()  # Numba's own setting belongs to the user's kernels
+        before = _numbas_setting()  # it belongs to the user's kernels
         if before == wanted:
             return compiled(*arguments)
         numba.set_num_threads(wanted)
@@ -40,6 +40,13 @@ def launch(compiled, arguments):
             return compiled(*arguments)
         finally:
             numba.set_num_threads(before)
+
+
+def _numbas_setting():
+    """numba.get_num_threads(), without the two locks that it takes to look whether threads have
+    been started: it is asked before every launch, and they are most of what it costs (2 us)."""
+    started = getattr(numba_parallel, "_get_num_threads", None)
+    return started() if started else numba.get_num_threads()
 
 
 class _Spread:
@@ -98,6 +105,8 @@ def _last_processor(task):
 def makes_data():
     """Whether this thread works ahead of training (data/ahead.py): it computes alone, so that it
     neither waits for the lock that the training thread takes kernel after kernel, nor holds it."""
+    if threading.get_ident() == _main:  # asked before every launch, so the usual answer is quick
+        return False
     return getattr(threading.current_thread(), "computes_alone", False)
 
 
@@ -177,7 +186,8 @@ def _load_tbb():
 
 
 def _after_fork_in_child():
-    global _lock, _spread, serial_only
+    global _lock, _main, _spread, serial_only
+    _main = threading.main_thread().ident  # the thread that forked
     _lock = threading.RLock()  # another thread of the parent may have held it
     _spread = _Spread()  # the parent's workers are not here
     started = numba_parallel._threading_layer  # None until the first launch
@@ -185,6 +195,7 @@ def _after_fork_in_child():
 
 
 _load_tbb()
+_main = threading.main_thread().ident
 _spread = _Spread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -42,6 +42,7 @@ A NaN or infinity reaches all outputs of the tiles that see it, not only those t
 """
 
 import functools
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm, simd, threads
+from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.gemm import ROWS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.pooling import first_wins
@@ -302,18 +303,20 @@ def _transform_kernel_grad(
 
 @simd.vector_intrinsic
 def _transform_output(
-    v, size, m, m0, element_step, start, channel, floor0, count, table, table0, pooled, index,
-    streaming, code, slope,
+    v, size, m, m0, element_step, scale, start, channel, floor0, count, table, table0, pooled,
+    index, streaming, code, slope,
 ):  # fmt: skip
-    """Y = A^T m A + bias, then the activation if it is a rectifier, then the maxima if `pooled`,
-    and the winners' places if it is WITH_PLACES; `index` only tells their type."""
+    """Y = scale A^T m A + bias, then the activation if it is a rectifier, then the maxima if
+    `pooled`, and the winners' places if it is WITH_PLACES; `index` only tells their type."""
     builder, out = v.builder, TILE + 1 - size
     columns = (
         [v.load(m, v.offset(m0, (element_step, i * TILE + j))) for i in range(TILE)]
         for j in range(TILE)
     )
-    bias = v.load(start, channel)
-    tile = [[v.add(y, bias) for y in row] for row in _sandwich(v, A_T[size], columns)]
+    factor, bias = v.load(scale, channel), v.load(start, channel)
+    tile = [
+        [v.multiply_add(y, factor, bias) for y in row] for row in _sandwich(v, A_T[size], columns)
+    ]
 
     def entry(number):
         return v.load_integer(table, builder.add(table0, v.integer(number)))
@@ -511,24 +514,26 @@ def _transform_strip(size, g, taps, row_step, column_step, strip, rows, columns,
 
 
 @parallel_kernel
-def tiles_product(size, g, taps, row_step, column_step, u, x, table, x_places, y_places, start, y,
-                  pooled, index, streaming, code, slope, block, zeros, outside, v, m,
-                  addresses):  # fmt: skip
-    """y = activation(x * g + bias), or its maxima; the kernel is transformed first."""
+def tiles_product(size, g, taps, row_step, column_step, u, x, table, x_places, y_places, scale,
+                  start, y, pooled, index, streaming, code, slope, block, zeros, outside, v, m,
+                  addresses, taken):  # fmt: skip
+    """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first."""
     lanes, channels = simd.VECTOR_BYTES // x.itemsize, table[CHANNELS]
+    sharing.open_tasks(taken)
     for strip in prange((channels + lanes - 1) // lanes):
         _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
                          table[FILTERS], u)  # fmt: skip
     for worker in prange(len(v)):
-        _tiles_product(np.int64(worker), size, x, table, x_places, y_places, u, start, y, pooled,
-                       index, streaming, code, slope, block, zeros, outside, v, m,
-                       addresses)  # fmt: skip
+        _tiles_product(np.int64(worker), size, x, table, x_places, y_places, u, scale, start, y,
+                       pooled, index, streaming, code, slope, block, zeros, outside, v, m,
+                       addresses, taken)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, size, x, table, x_places, y_places, u, start, y, pooled, index,
-                   streaming, code, slope, block, zeros, outside, vs, ms, tables):  # fmt: skip
-    """One worker's share of the tiles, a block at a time."""
+def _tiles_product(worker, size, x, table, x_places, y_places, u, scale, start, y, pooled, index,
+                   streaming, code, slope, block, zeros, outside, vs, ms, tables,
+                   taken):  # fmt: skip
+    """One worker's part of the blocks of tiles."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
     x_picture, y_picture = _picture_sizes(table)
@@ -538,11 +543,15 @@ def _tiles_product(worker, size, x, table, x_places, y_places, u, start, y, pool
     u_step = panel_step(channels, lanes)
     to_floor = start.size // 2 if code == gemm.FLOOR else 0
     group = GROUP * 2 * lanes
-    first, last = gemm.share(worker, len(vs), table[TILES])
-    begin = -AHEAD
-    while first < last:
+    known_to = -1
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(vs), taken)
+        first, last = tiles_of(task, block, len(vs), taken.size, table[TILES])
+        if task < 0 or first >= last:
+            continue
         count = min(block, last - first)
         known = min(count + AHEAD, last - first)
+        begin = 0 if first == known_to else -AHEAD
         _addresses(x, x_picture, x_places, zeros, table, first, known, addresses)
         _transform_inputs(size, zeros, addresses, begin, count, known, 0, channels, v, v_row,
                           v_step)  # fmt: skip
@@ -564,14 +573,23 @@ def _tiles_product(worker, size, x, table, x_places, y_places, u, start, y, pool
             for q in range(count):
                 for j in range(0, columns, lanes):
                     _transform_output(
-                        size, m, q * m_row + j, m_step, start, f + j, f + j + to_floor,
+                        size, m, q * m_row + j, m_step, scale, start, f + j, f + j + to_floor,
                         columns - j, addresses, q * ELEMENTS, pooled, index, streaming, code,
                         slope,
                     )  # fmt: skip
         if code > gemm.FLOOR:
             _activate_tiles(size, y, table, first, count, code, slope)
-        first, begin = first + count, 0
+        known_to = first + count
     simd.end_of_stream(y)
+
+
+@kernel
+def tiles_of(task, block, workers, tasks, tiles):
+    """(first tile of a block, last of its worker's share); the shares differ by one tile at most,
+    the last block of a share may be short, or have no tiles."""
+    worker, number = divmod(task, tasks // workers)
+    first, last = gemm.share(worker, workers, tiles)
+    return first + number * block, last
 
 
 @kernel
@@ -613,19 +631,20 @@ def _activate_tiles(size, y, table, first, count, code, slope):
 
 @parallel_kernel
 def tiles_gradient(size, x, table, x_places, dy_places, dy, dk, block, part, split, zeros, partial,
-                   v, m, addresses):  # fmt: skip
+                   v, m, addresses, taken):  # fmt: skip
     """dk (kh, kw, channels, filters): (segment, piece of dk) apart, then sums and G^T . G."""
+    sharing.open_tasks(taken)
     for worker in prange(len(v)):
         _tiles_gradient(np.int64(worker), size, x, table, x_places, dy_places, dy, block, part,
-                        split, zeros, partial, v, m, addresses)  # fmt: skip
+                        split, zeros, partial, v, m, addresses, taken)  # fmt: skip
     for row in prange(partial.shape[1] * part):
         _finish_kernel_grad(size, partial, np.int64(row), part, split, table, dk)
 
 
 @kernel
 def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part, split, zeros,
-                    partials, vs, ms, tables):  # fmt: skip
-    """One worker's share of the tasks (segment of the tiles, piece of dk)."""
+                    partials, vs, ms, tables, taken):  # fmt: skip
+    """One worker's part of the tasks (segment of the tiles, piece of dk)."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     all_channels, filters = table[CHANNELS], table[FILTERS]
     x_picture, dy_picture = _picture_sizes(table)
@@ -635,8 +654,10 @@ def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part
     m_step = block * split + lanes
     sums_step = (part + ROWS - 1) // ROWS * ROWS * split
     segments, pieces = partials.shape[:2]
-    first_task, last_task = gemm.share(worker, len(vs), segments * pieces)
-    for task in range(first_task, last_task):
+    for turn in range(taken.size):
+        task = sharing.task_of(turn, worker, len(vs), taken)
+        if task < 0:
+            continue
         segment, piece = divmod(task, pieces)
         c0, f = _piece(piece, part, split, filters)
         channels, columns = min(part, all_channels - c0), min(split, filters - f)
@@ -711,15 +732,15 @@ def tile_starts(length, dilation, taps):
     return [strip + phase for strip in strips for phase in range(min(dilation, length - strip))]
 
 
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, product=None):
-    """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None.
+def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None,
+             product=None):  # fmt: skip
+    """y = activation(scale (x * kernel) + bias); flat arrays of one dtype, both may be None.
 
     With pooled_shape y has that shape and holds the maxima of 2x2 windows, and `index`, if given,
     their places in them. `product` computes a group in place of `_product`.
     """
     product = product or _product
     size, _, channels, all_filters = shape.kernel_shape
-    taps = np.arange(size * size) * channels * all_filters
     filters = all_filters // shape.groups
     plan = forward_plan(shape, pooled_shape)
     floors = activation[1] if activation is not None and activation[0] == "floor" else None
@@ -728,22 +749,21 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=Non
         own = slice(g * filters, None)
         if activation is not None and activation[0] == "floor":
             activation = "floor", floors[own]
-        product((SIZES[size], kernel[own], taps, all_filters, 1), x[g * channels :], plan,
-                None if bias is None else bias[own], activation, y[own],
-                pooled, NO_PLACES if index is None else index[own])  # fmt: skip
+        product((SIZES[size], kernel[own], plan.taps, all_filters, 1), x[g * channels :], plan,
+                None if scale is None else scale[own], None if bias is None else bias[own],
+                activation, y[own], pooled, NO_PLACES if index is None else index[own])  # fmt: skip
 
 
 def convolve_input_grad(dy, kernel, shape, dx, product=None):
     """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
     product = product or _product
     size, _, channels, all_filters = shape.kernel_shape
-    taps = np.arange(size * size)[::-1] * channels * all_filters
     filters = all_filters // shape.groups
     plan = input_grad_plan(shape)
     for g in range(shape.groups):
         own = slice(g * filters, None)
-        product((SIZES[size], kernel[own], taps, 1, all_filters), dy[own], plan, None, None,
-                dx[g * channels :])  # fmt: skip
+        product((SIZES[size], kernel[own], plan.taps, 1, all_filters), dy[own], plan, None, None,
+                None, dx[g * channels :])  # fmt: skip
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
@@ -752,24 +772,42 @@ def convolve_kernel_grad(x, dy, shape, dk):
     size, _, channels, all_filters = shape.kernel_shape
     filters = all_filters // shape.groups
     plan = forward_plan(shape)
-    tiles = int(plan.table[TILES])
-    segments, part, split = _division(tiles, channels, filters, lanes, x.itemsize)
+    cut = _gradient_sizes(*plan.sizes, lanes, x.dtype, threads.count())
+    zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
+    scratch = arena.scratch(*cut.scratch)
+    for g in range(shape.groups):
+        own = slice(g * filters, None)
+        tiles_gradient(SIZES[size], x[g * channels :], *plan.tables, dy[own], dk[own], cut.block,
+                       cut.part, cut.split, zeros, *scratch)  # fmt: skip
+
+
+class _GradientSizes(NamedTuple):
+    """Of a launch of `tiles_gradient`."""
+
+    block: int  # tiles
+    part: int  # channels
+    split: int  # filters
+    scratch: tuple
+
+
+@functools.lru_cache(maxsize=256)
+def _gradient_sizes(channels, filters, tiles, lanes, dtype, most_workers):
+    segments, part, split = _division(tiles, channels, filters, lanes, dtype.itemsize)
     pieces = -(-channels // part) * -(-filters // split)
-    block = _block(-(-tiles // segments), part + split, lanes, x.itemsize)  # v and m
-    workers = min(threads.count(), segments * pieces)
+    block = _block(-(-tiles // segments), part + split, lanes, dtype.itemsize)  # v and m
+    workers = min(most_workers, segments * pieces)
     sums = ELEMENTS * (-(-part // ROWS) * ROWS) * split
-    partial = arena.empty((segments, pieces, sums), x.dtype)
     v_row = -(-part // lanes) * lanes
     v_step, _ = block_steps(block, v_row, filters, lanes)
     m_step = block * split + lanes
-    zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
-    v = arena.scratch(workers, ELEMENTS * v_step + ROWS + lanes, x.dtype)
-    m = arena.scratch(workers, ELEMENTS * m_step, x.dtype)
-    addresses = np.empty((workers, block + AHEAD, ELEMENTS), np.int64)
-    for g in range(shape.groups):
-        own = slice(g * filters, None)
-        tiles_gradient(SIZES[size], x[g * channels :], *plan, dy[own], dk[own], block, part,
-                       split, zeros, partial, v, m, addresses)  # fmt: skip
+    scratch = (
+        ((segments, pieces, sums), dtype),
+        arena.rows(workers, ELEMENTS * v_step + ROWS + lanes, dtype),
+        arena.rows(workers, ELEMENTS * m_step, dtype),
+        ((workers, block + AHEAD, ELEMENTS), np.int64),
+        ((segments * pieces,), np.int64),
+    )
+    return _GradientSizes(block, part, split, scratch)
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
@@ -797,48 +835,70 @@ def _division(tiles, channels, filters, lanes, itemsize):
     return segments, part, split
 
 
-def _product(right, x, plan, bias, activation, y, pooled=UNPOOLED, index=NO_PLACES):
+def _product(right, x, plan, scale, bias, activation, y, pooled=UNPOOLED, index=NO_PLACES):
     """One group: x and y begin at its first channel and filter; `right` are its size, kernel and
     strides as `_transform_strip` takes them."""
-    channels, filters, tiles = plan.table[[CHANNELS, FILTERS, TILES]].tolist()
-    sizes = _sizes(channels, filters, tiles, simd.lanes(x.dtype), x.itemsize, threads.count())
+    channels, filters, tiles = plan.sizes
+    lanes = simd.lanes(x.dtype)
+    sizes = _sizes(channels, filters, tiles, lanes, x.dtype, threads.count())
+    u, v, m, addresses, taken = arena.scratch(*sizes.scratch)
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
-        *right, arena.empty((sizes.u,), x.dtype), x, *plan, start, y, pooled, index,
-        _streaming(filters, plan.table, y, code), code, slope, sizes.block,
-        _zeros(channels + 2 * simd.lanes(x.dtype), x.dtype), _outside(filters, x.dtype),
-        arena.scratch(sizes.workers, sizes.v, x.dtype),
-        arena.scratch(sizes.workers, sizes.m, x.dtype),
-        np.empty((sizes.workers, sizes.block + AHEAD, ELEMENTS), np.int64),
+        *right, u, x, *plan.tables, _scale_vector(scale, filters, x.dtype), start, y, pooled, index,
+        _streaming(filters, plan, y, code), code, slope, sizes.block, sizes.zeros, sizes.outside,
+        v, m, addresses, taken,
     )  # fmt: skip
 
 
-class _Sizes(NamedTuple):
-    """Of a launch of `tiles_product`; u, v (of a worker) and m in elements."""
+def _scale_vector(scale, filters, dtype):
+    """The scale, or ones, and behind it what the last vector reads."""
+    if scale is None:
+        return _ones(filters + simd.lanes(dtype), dtype)
+    vector = np.empty(filters + simd.lanes(dtype), dtype)
+    vector[:filters] = scale[:filters]
+    vector[filters:] = 1
+    return vector
 
-    workers: int
-    block: int
-    u: int
-    v: int
-    m: int
+
+@functools.lru_cache(maxsize=64)
+def _ones(size, dtype):
+    return np.ones(size, dtype)
+
+
+class _Sizes(NamedTuple):
+    """Of a launch of `tiles_product`."""
+
+    block: int  # tiles
+    zeros: np.ndarray  # what is read for pixels outside the picture
+    outside: np.ndarray  # where outputs outside the picture go
+    scratch: tuple
 
 
 @functools.lru_cache(maxsize=256)
-def _sizes(channels, filters, tiles, lanes, itemsize, most_workers):
+def _sizes(channels, filters, tiles, lanes, dtype, most_workers):
     workers = min(most_workers, -(-tiles // ROWS))
-    block = _block(-(-tiles // workers), channels, lanes, itemsize)
+    share = -(-tiles // workers)
+    block = _block(share, channels, lanes, dtype.itemsize)
     v_row = -(-channels // lanes) * lanes
     v_step, m_step = block_steps(block, v_row, filters, lanes)
     u = -(-filters // (2 * lanes)) * ELEMENTS * panel_step(channels, lanes)
-    return _Sizes(workers, block, u, ELEMENTS * v_step + ROWS * v_row, ELEMENTS * m_step)
+    scratch = (
+        ((u,), dtype),
+        arena.rows(workers, ELEMENTS * v_step + ROWS * v_row, dtype),
+        arena.rows(workers, ELEMENTS * m_step, dtype),
+        ((workers, block + AHEAD, ELEMENTS), np.int64),
+        ((workers * -(-share // block),), np.int64),
+    )
+    zeros = _zeros(channels + 2 * lanes, dtype)
+    return _Sizes(block, zeros, _outside(filters, dtype), scratch)
 
 
-def _streaming(filters, table, y, code):
+def _streaming(filters, plan, y, code):
     """Whether the outputs go past the caches: then they are whole vectors, and nothing but the
     transform touches them."""
     whole = filters % simd.lanes(y.dtype) == 0 and code <= gemm.FLOOR
-    return int(whole and simd.streams(y, int(table[OUT_PIXEL])))
+    return int(whole and simd.streams(y, plan.pixel))
 
 
 @functools.lru_cache(maxsize=64)
@@ -857,16 +917,18 @@ def _block(tiles, channels, lanes, itemsize):
 class Plan(NamedTuple):
     """What tells the kernels of the pictures: made in Python once per shape."""
 
-    table: np.ndarray
-    x_places: np.ndarray  # (tiles down + tiles across, 36)
-    y_places: np.ndarray  # the same for the outputs of a tile, or the maxima of their windows
+    taps: np.ndarray  # where those of the kernel begin, turned by 180 degrees for dx
+    sizes: tuple  # channels, filters and tiles
+    pixel: int  # numbers of an output pixel, of all groups
+    tables: tuple  # of numbers; (tiles down + tiles across, 36) places of the pixels of a tile of
+    # the input; the same for its outputs or the maxima of their windows
 
 
 @functools.lru_cache(maxsize=256)
 def forward_plan(shape, pooled_shape=None):
     """Of the pictures as the forward product sees them."""
     pads = [before for before, _ in shape.padding]
-    return _plan(shape.input_shape, shape.output_shape, pads, shape, pooled_shape)
+    return _plan(shape.input_shape, shape.output_shape, pads, shape, False, pooled_shape)
 
 
 @functools.lru_cache(maxsize=256)
@@ -876,10 +938,10 @@ def input_grad_plan(shape):
         (shape.kernel_shape[0] - 1) * dilation - before
         for (before, _), dilation in zip(shape.padding, shape.dilation, strict=True)
     ]
-    return _plan(shape.output_shape, shape.input_shape, pads, shape)
+    return _plan(shape.output_shape, shape.input_shape, pads, shape, True)
 
 
-def _plan(x_shape, sum_shape, pads, shape, pooled_shape=None):
+def _plan(x_shape, sum_shape, pads, shape, turned, pooled_shape=None):
     n, h, w, c = x_shape
     _, *sums, f = sum_shape
     _, oh, ow, _ = pooled_shape or sum_shape
@@ -891,11 +953,15 @@ def _plan(x_shape, sum_shape, pads, shape, pooled_shape=None):
     side = out // 2 if pooled_shape else out
     seen = [np.array(axis) - pad for axis, pad in zip(starts, pads, strict=True)]
     made = [np.array(axis) * side // out for axis in starts]
-    return Plan(
+    tables = (
         np.array([*fields, *starts[0], *starts[1]], np.int64),
         _places(seen, steps, TILE, (h, w, c)),
         _places(made, steps, side, (oh, ow, f)),
     )
+    taps = np.arange(shape.kernel_shape[0] ** 2) * math.prod(shape.kernel_shape[2:])
+    if turned:
+        taps = taps[::-1].copy()
+    return Plan(taps, (fields[CHANNELS], fields[FILTERS], fields[TILES]), f, tables)
 
 
 def _places(starts, steps, side, picture_shape):

@@ -91,11 +91,13 @@ def conv2d(
     floor=None,
     pool=None,
     out=None,
+    scale=None,
 ):
     """y (n, oh, ow, f) of x (n, h, w, c) and kernel (kh, kw, c / groups, f): Y = X K, per group.
 
-    floor (f,), in place of an activation, bounds y from below. pool, "valid" or "same", gives the
-    maxima of 2x2 windows of y instead, padded like that.
+    scale (f,) multiplies the sums before the bias is added. floor (f,), in place of an activation,
+    bounds y from below. pool, "valid" or "same", gives the maxima of 2x2 windows of y instead,
+    padded like that.
     """
     kh, kw, c, f = kernel.shape
     windows = im2col(x, (kh, kw), strides, padding, dilation)
@@ -104,6 +106,8 @@ def conv2d(
         X = windows[..., of_x].reshape(-1, kh * kw * c)
         K = kernel[..., of_y].reshape(kh * kw * c, f // groups)
         y[..., of_y] = (X @ K).reshape(*y.shape[:3], f // groups)
+    if scale is not None:
+        y *= scale
     if bias is not None:
         y += bias
     if floor is not None:

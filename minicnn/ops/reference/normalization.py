@@ -28,15 +28,20 @@ def as_rows(x):
     return x.reshape(-1, x.shape[-1]).astype(np.float64)
 
 
-def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None):
+def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None, moving=None):
     """y (..., c), mean (c,), biased variance (c,) of x (..., c); gamma and beta may be None.
 
     Both statistics are float64: with them the gradients find the same y again. `activation`, a
-    rectifier ("relu",) or ("leaky_relu", slope), is applied to y.
+    rectifier ("relu",) or ("leaky_relu", slope), is applied to y. `moving`, (mean, variance,
+    momentum), becomes momentum * moving + (1 - momentum) * statistics in place.
     """
     rows = as_rows(x)
     mean = rows.mean(axis=0)
     variance = ((rows - mean) ** 2).mean(axis=0)
+    if moving is not None:
+        *averages, momentum = moving
+        for average, new in zip(averages, (mean, variance), strict=True):
+            average[...] = momentum * average + (1 - momentum) * new
     y = batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation, out)
     return y, mean, variance
 

@@ -12,13 +12,14 @@ from minicnn.ops.shapes import PAIRS, halved
 WINDOWS = *PAIRS, "valid"  # size, strides, padding
 
 
-def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None):
+def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None, moving=None):
     """y (n, h/2, w/2, c), the winners' places, mean (c,), variance (c,) of x (n, h, w, c).
 
     `batch_norm_train`, then `max_pool2d` with windows of 2x2; h and w are even.
     """
     halved(x.shape)  # ValueError if it cannot be
-    normalized, mean, variance = batch_norm_train(x, gamma, beta, epsilon, activation)
+    given = x, gamma, beta, epsilon, activation
+    normalized, mean, variance = batch_norm_train(*given, moving=moving)
     y, index = max_pool2d(normalized, *WINDOWS)
     return deliver(y, x.dtype, out), index, mean, variance
 
