@@ -296,9 +296,9 @@ def test_nothing_beside_the_output_is_written():
 def test_where_it_is_chosen(monkeypatch):
     monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 
-    def chosen(c=32, f=32, kernel=3, product=convolution.FORWARD, dtype=np.float32, n=8):
+    def chosen(c=32, f=32, kernel=3, product=convolution.FORWARD, dtype=np.float32, n=8, strides=1):
         geometry = direct.geometry(
-            (n, 16, 16, c), (kernel, kernel, c, f), (1, 1), "same", (1, 1), 1
+            (n, 16, 16, c), (kernel, kernel, c, f), (strides,) * 2, "same", (1, 1), 1
         )
         return convolution.choose(geometry, np.dtype(dtype), product, "auto", amx.is_available())
 
@@ -306,6 +306,8 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen() is (amx_winograd if here else winograd)
     assert chosen(kernel=5) is winograd
     assert chosen(kernel=7) is (amx_direct if here else direct)
+    assert chosen(kernel=1) is (amx_direct if here else direct)
+    assert chosen(kernel=1, product=convolution.INPUT_GRAD, strides=2) is direct
     assert chosen(f=16, kernel=7) is direct
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
     assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
