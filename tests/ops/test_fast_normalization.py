@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minicnn import config, ops
 from minicnn.ops.fast import elementwise, simd
 from minicnn.ops.fast import normalization as fast
 from minicnn.ops.reference import normalization as reference
@@ -241,18 +242,21 @@ def test_wrong_arguments_are_refused():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_moving_averages_move(dtype):
+@pytest.mark.parametrize("name", ["batch_norm_train", "batch_norm_max_pool"])
+def test_moving_averages_move(name, dtype):
     """In place, in both sets of operations, and nothing else changes."""
     generator = np.random.default_rng(0)
     x = (3 + generator.standard_normal((4, 6, 8, 5))).astype(dtype)
     before = generator.standard_normal((2, 5)).astype(dtype)
-    for op in (fast.batch_norm_train, reference.batch_norm_train):
-        expected = op(x, None, None, 1e-3)
-        moving = before.copy()
-        results = op(x, None, None, 1e-3, moving=(*moving, 0.75))
+    for op_set in ("fast", "reference"):
+        with config.using(ops=op_set):
+            op = getattr(ops, name)
+            expected = op(x, None, None, 1e-3)
+            moving = before.copy()
+            results = op(x, None, None, 1e-3, moving=(*moving, 0.75))
         for one, other in zip(results, expected, strict=True):
             np.testing.assert_array_equal(one, other)
         wanted = 0.75 * before + 0.25 * np.stack(results[-2:])
         np.testing.assert_allclose(moving, wanted, rtol=1e-6 if dtype == np.float32 else 1e-14)
     with pytest.raises(ValueError, match=r"out has shape \(4,\)"):
-        fast.batch_norm_train(x, None, None, 1e-3, moving=(moving[0, 1:], moving[1], 0.75))
+        getattr(ops, name)(x, None, None, 1e-3, moving=(moving[0, 1:], moving[1], 0.75))

@@ -114,21 +114,3 @@ def test_nan_and_errors():
             op.batch_norm_max_pool(x[:, :3], gamma, beta, 1e-3)
         with pytest.raises(ValueError, match="cannot be a part"):
             op.batch_norm_max_pool(x, gamma, beta, 1e-3, ("tanh",))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_moving_averages_move(dtype):
-    """In place, in both sets of operations, and nothing else changes."""
-    generator = np.random.default_rng(0)
-    x = (3 + generator.standard_normal((4, 6, 8, 5))).astype(dtype)
-    before = generator.standard_normal((2, 5)).astype(dtype)
-    for op in (fast.batch_norm_max_pool, reference.batch_norm_max_pool):
-        expected = op(x, None, None, 1e-3)
-        moving = before.copy()
-        results = op(x, None, None, 1e-3, moving=(*moving, 0.75))
-        for one, other in zip(results, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
-        wanted = 0.75 * before + 0.25 * np.stack(results[-2:])
-        np.testing.assert_allclose(moving, wanted, rtol=1e-6 if dtype == np.float32 else 1e-14)
-    with pytest.raises(ValueError, match=r"out has shape \(4,\)"):
-        fast.batch_norm_max_pool(x, None, None, 1e-3, moving=(moving[0, 1:], moving[1], 0.75))
