@@ -1,6 +1,8 @@
 """Winograd convolution: its matrices are exact, its errors bounded, its memory accesses inside."""
 
+import contextlib
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicnn import config
-from minicnn.ops.fast import bands, convolution, direct, grouped, winograd
+from minicnn.ops.fast import bands, convolution, direct, grouped, winograd, winograd_panels
+from minicnn.ops.fast.pooled_convolution import conv2d_max_pool
 
 BAND = 300  # elements before and after an array that must not be touched
 
@@ -180,6 +183,75 @@ def test_groups(groups, c, f):
     np.testing.assert_allclose(dk, expected, atol=3e-5 * np.abs(expected).max())
 
 
+@contextlib.contextmanager
+def panels(used):
+    """Winograd by panels of filters wherever it is used forward or for dx, or nowhere."""
+    forward = (convolution.FORWARD, convolution.INPUT_GRAD)
+    choice = mock.patch.object(
+        winograd_panels, "pays", lambda _, product: used and product in forward
+    )
+    with choice, config.using(convolution="winograd", amx="off"):
+        convolution._chosen.cache_clear()  # by the other function
+        try:
+            yield
+        finally:
+            convolution._chosen.cache_clear()
+
+
+ENDS = {
+    "linear": {},
+    "relu": {"activation": ("relu",)},
+    "tanh": {"activation": ("tanh",)},
+    "floor": {"floor": np.linspace(-1, 1, 70)},
+    "scale": {"scale": np.linspace(-1, 1, 70), "activation": ("leaky_relu", 0.25)},
+    "maxima": {"pool": "same", "activation": ("relu",)},
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("size", [(1, 4, 4), (2, 9, 11), (3, 18, 13)])
+@pytest.mark.parametrize("more", [{}, {"groups": 2}, {"dilation": (2, 1)}, {"taps": 5}], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_by_panels_or_by_blocks_the_bits_are_the_same(dtype, more, size, end):
+    """And nothing outside of y is written, nor what lies around the arguments read."""
+    more = dict(more)
+    x, kernel, bias, _ = random_case((*size, 36), 70, "same", dtype, taps=more.pop("taps", 3))
+    kernel = np.ascontiguousarray(kernel[:, :, : 36 // more.get("groups", 1)])
+    options = {
+        name: one.astype(dtype) if isinstance(one, np.ndarray) else one
+        for name, one in ENDS[end].items()
+    }
+    x, kernel, bias = (banded(one, np.nan)[1] for one in (x, kernel, bias))
+    results = []
+    for used in (False, True):
+        with panels(used):
+            chosen = convolution.algorithm_for(
+                direct.geometry(x.shape, kernel.shape, (1, 1), "same",
+                                more.get("dilation", (1, 1)), more.get("groups", 1)),
+                x.dtype, convolution.FORWARD,
+            )  # fmt: skip
+            assert chosen is (winograd_panels if used else winograd)
+            y = convolution.conv2d(x, kernel, bias, padding="same", **more, **options)
+            buffer, out = banded(np.zeros_like(y), 77)
+            convolution.conv2d(x, kernel, bias, padding="same", **more, **options, out=out)
+            np.testing.assert_array_equal(out, y)
+            assert (buffer[: BAND + 1] == 77).all() and (buffer[-BAND:] == 77).all()
+            dy = np.resize(y, (*size, 70))
+            dx = convolution.conv2d_input_grad(dy, kernel, x.shape, padding="same", **more)
+            places = ()
+            if end == "maxima":
+                places = conv2d_max_pool(
+                    x, kernel, bias, padding="same", **more, activation=("relu",), pool="same"
+                )
+            with config.using(threads=1):
+                alone = convolution.conv2d(x, kernel, bias, padding="same", **more, **options)
+            np.testing.assert_array_equal(alone, y)
+        results.append((y, dx, *places))
+    assert np.isfinite(results[0][0]).all() and results[0][0].any() and results[0][1].any()
+    for by_blocks, by_panels in zip(*results, strict=True):
+        np.testing.assert_array_equal(by_panels, by_blocks)
+
+
 def test_where_it_is_chosen(monkeypatch):
     monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 
@@ -207,6 +279,10 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(c=64, f=8, groups=8, kernel=(1, 1)).m == 8
     assert chosen(c=512, f=32, groups=8) is direct  # wide on one side: zeros would cost too much
     assert chosen(size=(1, 1)) is direct
+    assert chosen(n=1, f=64) is winograd_panels  # 16 tiles: one worker's block
+    assert chosen(n=1, f=32) is winograd  # one panel
+    assert chosen(c=512, f=512) is winograd_panels
+    assert chosen(c=512, f=512, n=16) is winograd  # many tiles
     with config.using(convolution="direct"):
         assert chosen() is direct
     with config.using(convolution="winograd"):

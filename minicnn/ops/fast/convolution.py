@@ -24,6 +24,7 @@ from minicnn.ops.fast import (
     grouped,
     operands,
     winograd,
+    winograd_panels,
 )
 from minicnn.ops.fast.direct import FORWARD, INPUT_GRAD, KERNEL_GRAD, geometry
 from minicnn.ops.fast.jit import parallel_kernel
@@ -32,8 +33,8 @@ from minicnn.ops.fast.pooling import max_pool2d
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
 LEAST_PRODUCTS = {3: 16 * 16, 5: 16 * 32}
-WITH_SCALES = (winograd, amx_winograd)
-WITH_FLOORS = (winograd, amx_winograd, direct, bands, depthwise, grouped)
+BY_TILES = (winograd, amx_winograd, winograd_panels)  # they take a scale in their epilogue
+WITH_FLOORS = (*BY_TILES, direct, bands, depthwise, grouped)
 
 
 def conv2d(
@@ -81,7 +82,7 @@ def conv2d(
     more = {} if pool is None else {"pooled_shape": y_shape}  # for those that pool themselves
     if scale is not None:
         scale = operands.flat("scale", scale, (filters,), dtype)
-        if algorithm in WITH_SCALES:
+        if algorithm in BY_TILES:
             more["scale"] = scale
         else:  # into memory that is used again: new pages cost more than the product
             scaled = arena.empty((kernel.size // filters, filters), dtype)
@@ -95,8 +96,7 @@ def conv2d(
 def pools_itself(algorithm, shape, activation):
     """Whether the algorithm takes the maxima of 2x2 windows before outputs leave the caches."""
     simple = activation is None or activation[0] in shapes.RECTIFIERS
-    by_tiles = algorithm in (winograd, amx_winograd)
-    in_registers = by_tiles and shape.dilation == (1, 1) and simple
+    in_registers = algorithm in BY_TILES and shape.dilation == (1, 1) and simple
     return in_registers or algorithm is bands
 
 
@@ -179,6 +179,8 @@ def choose(shape, dtype, product, wanted, on_unit):
     allowed = wanted != "direct" and winograd.is_defined(shape)
     pays = allowed and (wanted == "winograd" or (dtype == np.float32 and _pays(shape)))
     algorithm = winograd if pays else direct
+    if pays and winograd_panels.pays(shape, product):
+        return winograd_panels
     if dtype == np.float32 and on_unit:
         algorithm = _on_tile_unit(algorithm, shape, product)
     if algorithm is direct and bands.pays(shape, product):

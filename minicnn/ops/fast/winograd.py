@@ -503,6 +503,11 @@ def _transform_strip(size, g, taps, row_step, column_step, strip, rows, columns,
         length = min(lanes, columns - column)
         for t in range(taps.size):
             at = taps[t] + first * row_step + column * column_step
+            if column_step == 1:
+                for row in range(count):
+                    for i in range(length):
+                        square[row * line + t * lanes + i] = g[at + row * row_step + i]
+                continue
             for i in range(length):
                 for row in range(count):
                     square[row * line + t * lanes + i] = g[at + row * row_step + i * column_step]
