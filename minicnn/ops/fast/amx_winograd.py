@@ -195,13 +195,10 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLE
     channels, filters, tiles = plan.sizes
     sizes = _sizes(channels, filters, tiles, threads.count())
     u, v, lines, m, addresses, taken = arena.scratch(*sizes.scratch)
-    start = gemm.start_vector(bias, activation, filters, x.dtype)
-    code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
         *right[1:], u, x, *plan.tables, sizes.offsets,
-        winograd._scale_vector(scale, filters, x.dtype), start, y, pooled, index,
-        winograd._streaming(filters, plan, y, code), code, slope, sizes.block, sizes.group,
-        sizes.zeros, sizes.outside, v, lines, m, addresses, taken,
+        *winograd._ending(plan, scale, bias, activation, y, pooled, index), sizes.block,
+        sizes.group, sizes.zeros, sizes.outside, v, lines, m, addresses, taken,
     )  # fmt: skip
 
 

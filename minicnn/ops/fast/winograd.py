@@ -847,13 +847,19 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=UNPOOLED, index=
     lanes = simd.lanes(x.dtype)
     sizes = _sizes(channels, filters, tiles, lanes, x.dtype, threads.count())
     u, v, m, addresses, taken = arena.scratch(*sizes.scratch)
-    start = gemm.start_vector(bias, activation, filters, x.dtype)
-    code, slope = gemm.activation_code(activation, x.dtype)
     tiles_product(
-        *right, u, x, *plan.tables, _scale_vector(scale, filters, x.dtype), start, y, pooled, index,
-        _streaming(filters, plan, y, code), code, slope, sizes.block, sizes.zeros, sizes.outside,
-        v, m, addresses, taken,
+        *right, u, x, *plan.tables, *_ending(plan, scale, bias, activation, y, pooled, index),
+        sizes.block, sizes.zeros, sizes.outside, v, m, addresses, taken,
     )  # fmt: skip
+
+
+def _ending(plan, scale, bias, activation, y, pooled, index):
+    """What the kernels take, from `scale` to `slope`, for what becomes of the products."""
+    _, filters, _ = plan.sizes
+    code, slope = gemm.activation_code(activation, y.dtype)
+    start = gemm.start_vector(bias, activation, filters, y.dtype)
+    factors = _scale_vector(scale, filters, y.dtype)
+    return factors, start, y, pooled, index, _streaming(filters, plan, y, code), code, slope
 
 
 def _scale_vector(scale, filters, dtype):

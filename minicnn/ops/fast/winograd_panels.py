@@ -157,13 +157,9 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLE
     channels, filters, tiles = plan.sizes
     lanes = simd.lanes(x.dtype)
     sizes = _sizes(channels, filters, tiles, lanes, x.dtype, threads.count())
-    start = gemm.start_vector(bias, activation, filters, x.dtype)
-    code, slope = gemm.activation_code(activation, x.dtype)
-    panels_product(
-        *right, x, *plan.tables, winograd._scale_vector(scale, filters, x.dtype), start, y, pooled,
-        index, winograd._streaming(filters, plan, y, code), code, slope, sizes.zeros,
-        sizes.outside, *arena.scratch(*sizes.scratch),
-    )  # fmt: skip
+    ending = winograd._ending(plan, scale, bias, activation, y, pooled, index)
+    panels_product(*right, x, *plan.tables, *ending, sizes.zeros, sizes.outside,
+                   *arena.scratch(*sizes.scratch))  # fmt: skip
 
 
 class _Sizes(NamedTuple):
