@@ -273,6 +273,12 @@ def log_softmax(axis=-1):
 swish, hard_swish = silu, hard_silu
 
 
+def repeats(activation):
+    """Whether it is one of this module, whose work can be recorded (`layers.base.repeats`)."""
+    known = type(activation) in (ActivationFunction, _Linear, _Softmax, _LogSoftmax)
+    return known and (not isinstance(activation, _Softmax) or activation.spec[1] == -1)
+
+
 def get(identifier):
     """None, a name, a function of this module or an object with forward and backward."""
     if identifier is None:

@@ -38,11 +38,17 @@ seed = None
 
 _NAMES = frozenset({*_ALLOWED, "compile_processes", "largest_picture", "threads", "seed"})
 _listeners = {}
+_changes = 0
 
 
 def on_change(name, listener):
     """Call `listener()` whenever the setting changes (the op set binds itself anew)."""
     _listeners.setdefault(name, []).append(listener)
+
+
+def changes():
+    """How often a setting was assigned."""
+    return _changes
 
 
 class _Config(types.ModuleType):
@@ -66,6 +72,7 @@ class _Config(types.ModuleType):
         if name == "seed" and value is not None and (type(value) is not int or value < 0):
             raise ValueError(f"config.seed is None or an integer >= 0, not {value!r}")
         super().__setattr__(name, value)
+        self._changes = _changes + 1
         for listener in _listeners.get(name, ()):
             listener()
 

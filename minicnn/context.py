@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from minicnn import randomness
+from minicnn.ops import recording
 
 
 @dataclass(slots=True)
@@ -58,4 +61,14 @@ class Context:
 
     def key(self, seed):
         """64 bits for counter-based random numbers in this node at this step."""
-        return randomness.mix(self.seed, self.step, self.node, seed)
+        return self.key_of(self.node, seed)
+
+    def key_of(self, node, seed):
+        """The same in another node."""
+        return randomness.mix(self.seed, self.step, node, seed)
+
+    def key_to_note(self, seed):
+        """`key` in an array (), for a walk that may be recorded: the next step has another."""
+        key = np.array(self.key(seed), np.uint64)
+        recording.note_key(key, self.node, seed)
+        return key

@@ -4,6 +4,8 @@ import contextvars
 
 import numpy as np
 
+from minicnn.ops import recording
+
 # While a file is loaded: (name, shape, dtype) -> array, in place of initialisers. It refuses what
 # the file does not hold before anything is allocated.
 allocate = contextvars.ContextVar("allocate", default=None)
@@ -28,6 +30,8 @@ class Parameter:
         "value",
     )
 
+    changes = 0  # counts assignments to public attributes of any Parameter
+
     def __init__(self, value, name, trainable=True, regularizer=None, constraint=None, state=False):
         self.value, self.name, self.state = value, name, state
         self.trainable = trainable and not state
@@ -40,6 +44,11 @@ class Parameter:
     shape = property(lambda self: self.value.shape)
     dtype = property(lambda self: self.value.dtype)
     size = property(lambda self: self.value.size)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if not name.startswith("_"):
+            Parameter.changes += 1
 
     @property
     def grad(self):
@@ -63,14 +72,20 @@ class Parameter:
 
     def accumulate(self, gradient):
         """Add to the gradient (a layer that is used twice adds twice)."""
-        if self._is_empty:
-            self._is_empty = False
-            if gradient is not self._grad:  # it is where it was written to, if it had `room`
-                self._grad[...] = gradient
-        elif self._grad is None:
-            self._grad = np.array(gradient, self.value.dtype)
+        if self._grad is None:
+            self.grad = np.array(gradient, self.value.dtype)
+            recording.cannot_repeat()  # the next time there will be memory for it
+        elif not self._is_empty:
+            recording.noted(np.add, self._grad, gradient, self._grad)
         else:
-            self._grad += gradient
+            self.take_as_written()
+            recording.note_written(self)
+            if gradient is not self._grad:  # it is where it was written to, if it had `room`
+                recording.noted(np.copyto, self._grad, gradient)
+
+    def take_as_written(self):
+        """The sum has begun: its memory holds the first gradient, or will in a moment."""
+        self._is_empty = False
 
     def assign(self, value):
         """Overwrite the value in place; shapes must agree."""

@@ -25,7 +25,7 @@ LINES = [
 ]
 BESIDE = {
     "checks": {"layers", "metrics"},
-    "context": {"randomness"},
+    "context": {"ops", "randomness"},
     "data": {"checks"},
     "gradient_check": {"models"},
     "graph": {"config"},
@@ -33,6 +33,7 @@ BESIDE = {
     "models": {"callbacks"},
     "ops": {"config"},
     "optimizers": {"schedules"},
+    "parameter": {"ops"},
     "randomness": {"config"},
     "training_check": {"models"},
 }

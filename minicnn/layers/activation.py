@@ -11,6 +11,10 @@ class _ActivationLayer(Layer):
     """A layer that only applies `self.function`."""
 
     @property
+    def repeats(self):
+        return activations.repeats(self.function)
+
+    @property
     def final_activation(self):
         return self.function
 

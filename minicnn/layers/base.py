@@ -55,6 +55,8 @@ class Layer(Configurable):
     pair_maxima = None  # the padding of a layer that takes the maxima of 2x2 windows and no more
     derives_below = False  # backward can apply `context.below` and return a GradientOfSum
     trainable_version = 0  # counts changes of any `trainable`: plans made before are stale
+    changes = 0  # counts assignments to public attributes of any layer
+    repeats = False  # see the function `repeats`
 
     def __init__(
         self,
@@ -104,6 +106,8 @@ class Layer(Configurable):
         if isinstance(value, Layer) and "sublayers" in self.__dict__:
             self.sublayers.append(value)
         super().__setattr__(name, value)
+        if not name.startswith("_"):
+            Layer.changes += 1
 
     # -- what a layer defines ---------------------------------------------------------------------
 
@@ -402,6 +406,17 @@ def computes_as(layer, family):
     kind, own = type(layer), vars(layer)
     inherited = kind.forward is family.forward and kind.backward is family.backward
     return inherited and "forward" not in own and "backward" not in own
+
+
+def repeats(layer):
+    """Whether all that `layer` does to numbers is launches and `recording.noted`, the same ones as
+    long as its settings, the shapes and the context are: whether its calls may be recorded.
+
+    The class that computes says so by `repeats = True`; a forward or backward of a class below it
+    would have to say so itself.
+    """
+    family = next(one for one in type(layer).__mro__ if "repeats" in vars(one))
+    return layer.repeats and computes_as(layer, family) and layer.activity_regularizer is None
 
 
 def activation_for_above(layer, family):

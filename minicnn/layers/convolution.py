@@ -6,7 +6,7 @@ from minicnn import activations, constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, activation_for_above, computes_as, table
-from minicnn.ops import shapes
+from minicnn.ops import recording, shapes
 
 
 @table.register("Convolution2D")
@@ -18,6 +18,10 @@ class Conv2D(Layer):
     """
 
     rank = 4
+
+    @property
+    def repeats(self):
+        return activations.repeats(self.activation)
 
     def __init__(
         self,
@@ -177,6 +181,8 @@ class _Ending:
         if affine is None:
             return False
         scale, offset, all_positive = affine
+        if self.bias is not None:
+            recording.depends_on(self.bias)
         if not linear:
             if fused != ("relu",) or not all_positive:
                 return False

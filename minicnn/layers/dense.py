@@ -9,6 +9,10 @@ from minicnn.layers.base import Layer, activation_for_above, table
 class Dense(Layer):
     """A fully connected layer: (..., k) -> (..., units) with a (k, units) kernel. As in Keras."""
 
+    @property
+    def repeats(self):
+        return activations.repeats(self.activation)
+
     def __init__(
         self,
         units: int,

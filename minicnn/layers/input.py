@@ -8,7 +8,7 @@ from minicnn.layers.base import Layer, table
 class InputLayer(Layer):
     """Holds the shape and type of one input of a model."""
 
-    accepts_integers = True
+    accepts_integers = repeats = True
 
     def __init__(
         self,

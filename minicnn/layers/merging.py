@@ -31,6 +31,8 @@ class _Merging(Layer):
 class Add(_Merging):
     """Sum of inputs of equal shape: the end of a residual block (He et al. 2015)."""
 
+    repeats = True
+
     def check_input_shape(self, shape):
         super().check_input_shape(shape)
         if not all(_agree(other[1:], shape[0][1:]) for other in shape[1:]):

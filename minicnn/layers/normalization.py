@@ -8,6 +8,7 @@ from minicnn import constraints, initializers, ops, regularizers
 from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, computes_as, rectifier_of, table
+from minicnn.ops import recording
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,11 +119,16 @@ class BatchNormalization(Layer):
     derives_below = True
 
     @property
+    def repeats(self):
+        return self.axis == -1
+
+    @property
     def scale_and_offset(self):
         if not computes_as(self, BatchNormalization) or self.axis != -1:
             return None
         weights = (self.moving_mean, self.moving_variance)
         weights += (self.gamma if self.scale else None, self.beta if self.center else None)
+        recording.depends_on(*(one.value for one in weights if one is not None))
         numbers = (None if one is None else one.value.tobytes() for one in weights)
         return _scale_and_offset(self.epsilon, self.moving_mean.value.dtype, *numbers)
 

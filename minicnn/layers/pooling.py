@@ -49,7 +49,7 @@ class _WindowPooling(Layer):
 class MaxPooling2D(_WindowPooling):
     """Largest value of each window; its gradient goes to the first position that holds it."""
 
-    derives_below = True
+    derives_below = repeats = True
 
     @property
     def pair_maxima(self):
@@ -75,6 +75,8 @@ class MaxPooling2D(_WindowPooling):
 @table.register("AvgPool2D", "AvgPool")
 class AveragePooling2D(_WindowPooling):
     """Mean of each window; cells of the padding are not counted."""
+
+    repeats = True
 
     def forward(self, x, context):
         return ops.average_pool2d(x, *self._geometry), x.shape
@@ -106,6 +108,8 @@ class _GlobalPooling(Layer):
 class GlobalAveragePooling2D(_GlobalPooling):
     """Mean over all pixels (Lin et al. 2013, section 3.2)."""
 
+    repeats = True
+
     def forward(self, x, context):
         return self._shaped(ops.global_average_pool2d(x)), x.shape
 
@@ -117,6 +121,8 @@ class GlobalAveragePooling2D(_GlobalPooling):
 @table.register("GlobalMaxPool2D")
 class GlobalMaxPooling2D(_GlobalPooling):
     """Maximum over all pixels; its gradient goes to the first pixel that holds it."""
+
+    repeats = True
 
     def forward(self, x, context):
         y, index = ops.global_max_pool2d(x)

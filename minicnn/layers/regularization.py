@@ -12,6 +12,8 @@ from minicnn.layers.base import Layer, table
 class _Dropout(Layer):
     """y = x * keep / (1 - rate) in training, y = x otherwise."""
 
+    repeats = True
+
     def _set(self, rate, seed):
         self.rate = arguments.fraction(self, "rate", rate)
         self.seed = arguments.optional_seed(self, seed)
@@ -25,7 +27,7 @@ class _Dropout(Layer):
             return x, None
         draw = (
             self.rate,
-            context.key(self._stream),
+            context.key_to_note(self._stream),
             context.first_sample,
             self._noise_shape(x.shape),
         )

@@ -15,6 +15,8 @@ def _product(shape):
 class Flatten(Layer):
     """(n, ...) -> (n, product): rows of features for a Dense layer."""
 
+    repeats = True
+
     def __init__(self, data_format: str | None = None, **base):
         super().__init__(**base)
         self.data_format = arguments.data_format(self, data_format)
@@ -32,6 +34,8 @@ class Flatten(Layer):
 @table.register()
 class Reshape(Layer):
     """(n, ...) -> (n, *target_shape); one entry may be -1 and follows from the rest."""
+
+    repeats = True
 
     def __init__(self, target_shape: tuple, **base):
         super().__init__(**base)
@@ -66,7 +70,7 @@ class Reshape(Layer):
 class ZeroPadding2D(Layer):
     """A border of zeros; padding: n, (rows, columns), or ((top, bottom), (left, right))."""
 
-    rank = 4
+    rank, repeats = 4, True
 
     def __init__(self, padding=(1, 1), data_format: str | None = None, **base):
         super().__init__(**base)
@@ -100,7 +104,7 @@ class ZeroPadding2D(Layer):
 class UpSampling2D(Layer):
     """Repeat ("nearest") or interpolate ("bilinear") pixels `size` times per axis."""
 
-    rank = 4
+    rank, repeats = 4, True
 
     def __init__(
         self,
@@ -133,7 +137,7 @@ class UpSampling2D(Layer):
 class Rescaling(Layer):
     """x * scale + offset: pixels 0..255 to 0..1 with Rescaling(1 / 255). Reads uint8 directly."""
 
-    accepts_integers = True
+    accepts_integers = repeats = True
 
     def __init__(self, scale, offset=0.0, **base):
         super().__init__(**base)

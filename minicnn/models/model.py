@@ -7,8 +7,9 @@ import numpy as np
 from minicnn import graph, ops, randomness
 from minicnn.configurable import closest, serialize
 from minicnn.context import Context
+from minicnn.data.batches import flat
 from minicnn.graph import Node, SymbolicTensor
-from minicnn.layers.base import Layer, reset_names, table, unique_name
+from minicnn.layers.base import Layer, repeats, reset_names, table, unique_name
 from minicnn.layers.input import InputLayer
 from minicnn.models.plan import Graph
 from minicnn.models.training import Trainer
@@ -148,6 +149,10 @@ class Model(Trainer, Layer):
             dx = [_total(gradients[slot]) for slot in plan.input_slots]
             return dx[0] if self._single else dx
 
+    @property
+    def repeats(self):
+        return all(repeats(step.layer) for step in self._graph().steps)
+
     def _graph(self):
         if self.graph is None:
             self.fail("is not built: give its first layer input_shape=, or call it on data first")
@@ -265,8 +270,8 @@ class Model(Trainer, Layer):
 
     def _run(self, inputs, context):
         """Outputs for arrays, as a list of copies."""
-        y, _ = self.forward(self.cast_inputs(inputs), context)
-        return [np.array(one) for one in ([y] if self._single_output else y)]
+        with self._walk(self.cast_inputs(inputs), context) as walk:
+            return [np.array(one) for one in flat(walk.outputs)]
 
     @property
     def final_activation(self):

@@ -25,8 +25,11 @@ from minicnn.data.batches import (
     sample_count,
 )
 from minicnn.errors import warn
+from minicnn.layers.base import Layer
 from minicnn.models import compiling
 from minicnn.models.heads import by_output, check_loss_weights, finite, make_heads
+from minicnn.models.walks import Walks
+from minicnn.parameter import Parameter
 
 # Infinity and NaN travel on to the loss, and then one warning says where they began.
 QUIET = np.errstate(over="ignore", invalid="ignore")
@@ -39,8 +42,14 @@ class Trainer:
     compiled = None
     stop_training = False
     history = None
+    run_eagerly = False
     _heads = _loss_mean = None
     _training_thread = None
+    _begun = _walks = None  # see `_start` and `_walk`
+
+    def __getstate__(self):
+        """For copies, which begin anew: their arrays are others."""
+        return {k: v for k, v in vars(self).items() if k not in ("_begun", "_walks")}
 
     # -- compile ----------------------------------------------------------------------------------
 
@@ -58,8 +67,9 @@ class Trainer:
     ):
         """Choose the optimiser, the loss and the metrics. As in Keras; unknown names fail here.
 
-        run_eagerly, steps_per_execution, jit_compile and auto_scale_loss are accepted for scripts
-        that pass them: there is one way of running.
+        run_eagerly=True: every step goes through the layers, none is recorded (walks.py).
+        steps_per_execution, jit_compile and auto_scale_loss are accepted for scripts that pass
+        them: there is one way of running.
         """
         for one in flat(loss):
             losses.get(one)
@@ -74,6 +84,7 @@ class Trainer:
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
         }
+        self.run_eagerly = bool(run_eagerly)
         self._heads = None
         self._loss_mean = None
         if self.built and self.graph is not None:
@@ -138,24 +149,31 @@ class Trainer:
             logits=self._logits,
             penalties=[],
         )
-        outputs, saved = self.forward(x, context)
-        loss, dy = self._loss_and_grad(outputs, y, sample_weight)
-        self.optimizer.zero_grad()
-        self.backward(dy, saved, False)
+        with self._walk(x, context) as walk:
+            loss, dy = self._loss_and_grad(walk.outputs, y, sample_weight)
+            self.optimizer.zero_grad()
+            walk.back(dy)
         loss += self._add_penalties(context.penalties)
         if not (math.isfinite(loss) and self._gradient_is_finite()):
             self._explain_non_finite(x, dy, context, loss)
         self.optimizer.step()
-        self._update_metrics(loss, outputs, y, sample_weight)
+        self._update_metrics(loss, walk.outputs, y, sample_weight)
 
     @QUIET
     def test_step(self, x, y, sample_weight):
         """Forward in inference mode, loss, metrics."""
         context = Context(logits=self._logits, penalties=[])
-        outputs, _ = self.forward(x, context)
-        loss, _ = self._loss_and_grad(outputs, y, sample_weight)
+        with self._walk(x, context) as walk:
+            loss, _ = self._loss_and_grad(walk.outputs, y, sample_weight)
         loss += sum(context.penalties) + sum(self.losses)
-        self._update_metrics(loss, outputs, y, sample_weight)
+        self._update_metrics(loss, walk.outputs, y, sample_weight)
+
+    def _walk(self, x, context):
+        """`with self._walk(x, context) as walk:` walk.outputs and walk.back(dy) are what `forward`
+        gives and `backward` takes; if steps repeat, without asking the layers (walks.py)."""
+        if self._walks is None:
+            self._walks = Walks()
+        return self._walks.walk(self, x, context)
 
     def _loss_and_grad(self, outputs, y, sample_weight):
         """Weighted sum of the outputs' losses, and its gradient with respect to each output."""
@@ -377,16 +395,25 @@ class Trainer:
         if training:
             if all(head.loss is None for head in self._heads):
                 self.fail("was compiled without a loss: compile(loss=...)")
-            trainable = self.trainable_weights
-            if not trainable:
-                warn(
-                    f"{self.name!r} has no trainable weights: fit does not change them",
-                )
-            self.optimizer.build(trainable)
-            self._first_trained = trainable[:2]  # a kernel and its bias
-            self._regularized = [p for p in trainable if p.regularizer is not None]
+            if self._begun != self._beginning():  # `train_on_batch` asks with every batch
+                self._begin()
+                self._begun = self._beginning()
+            if not self._first_trained:
+                warn(f"{self.name!r} has no trainable weights: fit does not change them")
             self._seed = randomness.next_seed()
             self._warned_non_finite = False
+
+    def _beginning(self):
+        """What `_begin` depends on."""
+        trained = self.optimizer.trained
+        return self.optimizer, trained, self.graph, Layer.changes, Parameter.changes
+
+    def _begin(self):
+        """Let the optimiser pack the weights."""
+        trainable = self.trainable_weights
+        self.optimizer.build(trainable)
+        self._first_trained = trainable[:2]  # a kernel and its bias
+        self._regularized = [p for p in trainable if p.regularizer is not None]
 
     def _refuse_non_finite(self, x):
         """x: an array, or a list in the order of the inputs."""

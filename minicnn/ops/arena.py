@@ -12,6 +12,7 @@ import bisect
 import math
 import sys
 import threading
+import weakref
 
 import numpy as np
 
@@ -41,7 +42,7 @@ _UNUSED = next(n for n in range(1, 9) if _free([(np.empty(1), 0)], n) is not Non
 
 class _Pool:
     def __init__(self):
-        self.sizes, self.buffers = [], {}  # sorted; size -> [(memory, start)]
+        self.clear()
 
     def take(self, size):
         """(memory, where its first aligned byte is) of at least `size` bytes from there on."""
@@ -63,7 +64,7 @@ class _Pool:
         return memory, start
 
     def clear(self):
-        self.sizes, self.buffers = [], {}
+        self.sizes, self.buffers = [], {}  # sorted; size -> [(memory, start)]
 
 
 _pool = _Pool()
@@ -77,7 +78,45 @@ def empty(shape, dtype=np.float32):
         size *= length
     if size < SMALLEST:
         return np.empty(shape, dtype)
-    return np.ndarray(shape, dtype, *_pool.take(size))
+    memory, start = _pool.take(size)
+    if _noted.taken is not None:
+        _noted.taken[id(memory)] = weakref.ref(memory)
+    return np.ndarray(shape, dtype, memory, start)
+
+
+class _Noted(threading.local):
+    taken = None
+
+
+_noted = _Noted()  # of this thread
+
+
+def note_taken(taken):
+    """From now on put what this thread takes into the dict `taken`, {id of memory: weak reference};
+    None: no longer. A weak reference does not keep the memory from being taken again."""
+    _noted.taken = taken
+
+
+def claim(references):
+    """The memory behind these weak references, or None if anybody else uses a part of it."""
+    return _claim(references, _CLAIMED)
+
+
+def _claim(references, count):
+    """As in `_free`, of two that want it at the same time neither or one gets it."""
+    held = [reference() for reference in references]
+    if any(memory is None or sys.getrefcount(memory) != count for memory in held):
+        return None
+    return held
+
+
+def _count_of_claimed():
+    buffers = [(np.empty(1), 0)]
+    references = [weakref.ref(buffers[0][0])]
+    return next(n for n in range(1, 9) if _claim(references, n) is not None)
+
+
+_CLAIMED = _count_of_claimed()
 
 
 class _Scratch(threading.local):
@@ -134,9 +173,19 @@ def zeros(shape, dtype=np.float32):
     return array
 
 
+_holders = weakref.WeakSet()
+
+
+def forget_at_trim(holder):
+    """Call `holder.forget()` at every `trim`: it holds arrays that it can do without."""
+    _holders.add(holder)
+
+
 def trim():
     """Forget all buffers (end of `fit`, before a large model): those that nobody looks at go back
     to the system at once, the others when their last array dies."""
     global _scratch
+    for holder in list(_holders):
+        holder.forget()
     _pool.clear()
     _scratch = _Scratch()

@@ -68,7 +68,7 @@ class Optimizer(Configurable):
         self.iterations = 0  # calls of `step`
         self.parameters = []  # all that were ever trained, in the order of the state
         self.slots = {}  # buffer -> name -> flat array beside the buffer's values
-        self._trained, self._undecayed, self._scales = {}, (frozenset(), ()), ()
+        self.trained, self._undecayed, self._scales = {}, (frozenset(), ()), ()
         self._runs, self._run_kinds, self._trainable = [], [], None
 
     # -- what a rule defines ----------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Optimizer(Configurable):
         known = set(self.parameters)
         self.parameters += [p for p in parameters if p not in known]
         buffers, has_moved = pack(self.parameters)
-        if not has_moved and parameters == list(self._trained) and self._trainable is not None:
+        if not has_moved and parameters == list(self.trained) and self._trainable is not None:
             return
         for buffer in buffers:
             slots = self.slots.setdefault(buffer, {})
@@ -160,20 +160,20 @@ class Optimizer(Configurable):
                 if name not in slots:
                     slots[name] = ops.arena.empty(buffer.values.shape, buffer.values.dtype)
                     slots[name].fill(self.initial_slot_value(name))
-        self._trained = dict.fromkeys(parameters)
+        self.trained = dict.fromkeys(parameters)
         self._find_runs()
 
     def zero_grad(self):
         """Set the gradients of all trained parameters to zero."""
         self._refuse_before_build()
-        for parameter in self._trained:
+        for parameter in self.trained:
             if parameter.trainable:
                 parameter.zero_grad()
 
     def step(self):
         """One update from the gradients; then `iterations` is one more."""
         runs = self._current_runs()
-        for parameter in self._trained:
+        for parameter in self.trained:
             _ = parameter.grad  # zeros where nobody added anything
         if self._gradients_are_complete(runs):
             rate = self.learning_rate
@@ -184,7 +184,7 @@ class Optimizer(Configurable):
                 self._update(run, matrix, rate * scale)
         if self.use_ema:
             self._average(runs)
-        for parameter in self._trained:
+        for parameter in self.trained:
             if parameter.trainable and parameter.constraint is not None:
                 parameter.assign(parameter.constraint(parameter.value))
         self.iterations += 1
@@ -233,9 +233,9 @@ class Optimizer(Configurable):
         return self.iterations // (self.gradient_accumulation_steps or 1)
 
     def _find_runs(self):
-        self._trainable = [p.trainable for p in self._trained]
+        self._trainable = [p.trainable for p in self.trained]
         by_kind = {}
-        for parameter in self._trained:
+        for parameter in self.trained:
             if parameter.trainable:
                 matrix = parameter if self.is_matrix(parameter) else None
                 by_kind.setdefault((self._scale(parameter), matrix), set()).add(parameter)
@@ -250,7 +250,7 @@ class Optimizer(Configurable):
     def _current_runs(self):
         """Contiguous pieces to update: (slice, values, gradients, slots)."""
         self._refuse_before_build()
-        if [p.trainable for p in self._trained] != self._trainable:
+        if [p.trainable for p in self.trained] != self._trainable:
             self._find_runs()  # a layer was frozen or thawed
         return self._runs
 
@@ -280,7 +280,7 @@ class Optimizer(Configurable):
             for _, _, grads, _ in runs:
                 _shorten(grads, norm, self.global_clipnorm)
         elif self.clipnorm is not None:
-            for parameter in self._trained:
+            for parameter in self.trained:
                 if parameter.trainable:
                     grads = parameter.owner.grads[parameter.owner.places[parameter]]
                     _shorten(grads, math.sqrt(ops.sum_of_squares(grads)), self.clipnorm)
@@ -294,7 +294,7 @@ class Optimizer(Configurable):
             for (_, values, _, _), (_, matrix) in zip(runs, self._run_kinds, strict=True):
                 values *= factors[matrix is not None]
             return
-        for p in self._trained:
+        for p in self.trained:
             if p.trainable and p not in excluded and not any(name in p.name for name in names):
                 p.value *= factors[self.is_matrix(p)]
 

@@ -26,6 +26,7 @@ from minicnn.ops import arena
 from minicnn.ops.fast import amx, gemm, sharing, simd, threads
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.recording import noted
 
 BAND_BYTES = 384 * 1024  # of split pixels
 GROUP_BYTES = 512 * 1024  # panels of the kernel that stay in the second-level cache beside them
@@ -375,7 +376,7 @@ def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel; flat float32 arrays."""
     passes, covered = input_grad_passes(shape)
     if not covered:
-        dx.fill(0)
+        noted(np.copyto, dx, 0)
     for work in passes:
         _run(work, dy, kernel, None, None, dx)
 
@@ -398,7 +399,7 @@ def _run(work, x, kernel, bias, activation, y):
     total = work.groups * work.filters
     start = np.zeros(total + PANEL, np.float32)
     if bias is not None:
-        start[:total] = bias
+        noted(np.copyto, start[:total], bias)
     code, slope = gemm.activation_code(activation, x.dtype)
     planes_product(x, plan.table, plan.phases, plan.offsets, parts, packed, start, y, code, slope,
                    *scratch)  # fmt: skip

@@ -29,6 +29,7 @@ from minicnn.ops.fast import (
 from minicnn.ops.fast.direct import FORWARD, INPUT_GRAD, KERNEL_GRAD, geometry
 from minicnn.ops.fast.jit import parallel_kernel
 from minicnn.ops.fast.pooling import max_pool2d
+from minicnn.ops.recording import noted
 
 # Channels times filters from which on Winograd is quicker, by the size of the kernel: 5x5, 28 x 28,
 # 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
@@ -86,7 +87,8 @@ def conv2d(
             more["scale"] = scale
         else:  # into memory that is used again: new pages cost more than the product
             scaled = arena.empty((kernel.size // filters, filters), dtype)
-            kernel = np.multiply(kernel.reshape(scaled.shape), scale, out=scaled).reshape(-1)
+            noted(np.multiply, kernel.reshape(scaled.shape), scale, scaled)
+            kernel = scaled.reshape(-1)
     algorithm.convolve(x, kernel, bias, shape, activation, y.reshape(-1), **more)
     if floor is not None:
         raise_to(y.reshape(-1, filters), floor)
@@ -146,7 +148,7 @@ def conv2d_kernel_grad(
     dy = operands.flat("dy", dy, shape.output_shape, dtype)
     dkernel = operands.output(out, shape.kernel_shape, dtype)
     if not dy.size:
-        dkernel.fill(0)
+        noted(np.copyto, dkernel, 0)
     elif dkernel.size:
         x = operands.flat("x", x, shape.input_shape, dtype)
         algorithm = algorithm_for(shape, dtype, KERNEL_GRAD)

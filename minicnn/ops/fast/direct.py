@@ -29,6 +29,7 @@ from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.gemm import ROWS, TILE
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.recording import noted
 from minicnn.ops.shapes import effective_size, resolve_padding, window_output_size
 
 PATCH_BYTES = 192 * 1024  # block of patches: leaves most of a 1 MB L2 cache to the packed kernel
@@ -546,7 +547,7 @@ def convolve_input_grad(dy, kernel, shape: Geometry, dx):
     """dx from dy and the kernel; flat arrays of one dtype."""
     plans, covered = _input_grad_plan(shape, simd.lanes(dy.dtype))
     if not covered:
-        dx.fill(0)
+        noted(np.copyto, dx, 0)
     for plan in plans:
         _run_product(plan, dy, kernel, None, None, dx)
 

@@ -17,7 +17,8 @@ from minicnn.ops import arena
 from minicnn.ops.fast.channel_sums import BLOCK, GROUP, Rows, add_rows, fold, fold_sums
 from minicnn.ops.fast.exponential import erfc, exp, expm1, like, log1p
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.operands import flat, float_type, output
+from minicnn.ops.fast.operands import flat, float_type, output, rounded
+from minicnn.ops.recording import noted
 from minicnn.ops.shapes import check_rectifier
 
 
@@ -392,7 +393,7 @@ def activate_bias_grad(dy, saved, activation, out=None):
     total = np.empty((1, cut.channels))
     sums = cut.partial_sums(1)
     gradient_sums_loop(name)(dy, saved, dx.reshape(-1), numbers, sums, cut.rows, total)
-    return dx, total[0].astype(dtype)
+    return dx, rounded(total[0], dtype)
 
 
 # --- softmax: a block of whole rows per task; the sums run in order, in float64 ---
@@ -584,7 +585,7 @@ def add(xs, activation=None, out=None):
     first, *others = [flat(f"xs[{i}]", x, shape, dtype) for i, x in enumerate(xs)]
     total = y.reshape(-1)
     if not others:
-        np.copyto(y, xs[0] if activation is None else activate(xs[0], activation))
+        noted(np.copyto, y, xs[0] if activation is None else activate(xs[0], activation))
     for number, x in enumerate(others, 1):
         add_blocks(first, x, slope if number == len(others) else none, total)
         first = total
@@ -646,7 +647,8 @@ def dropout_serial(x, y, start, key_low, key_high, threshold, scale):
 
 
 @parallel_kernel
-def dropout_blocks(x, y, first, key_low, key_high, threshold, scale):
+def dropout_blocks(x, y, first, key, threshold, scale):
+    key_low, key_high = np.uint32(key[0]), np.uint32(key[0] >> np.uint64(32))
     for b in prange(blocks(x.size, BLOCK)):
         start, stop = b * BLOCK, min((b + 1) * BLOCK, x.size)
         counter = first + np.uint64(start)
@@ -675,7 +677,8 @@ def scale_maps(x, scale, y, pixels):
 
 def dropout(x, rate, key, first_sample=0, noise_shape=None, out=None):
     """y = keep x / (1 - rate), keep drawn with the shape noise_shape as a function of the 64-bit
-    key, of the sample's number first_sample + n and of the place in the sample; 0 <= rate < 1."""
+    key (a number or an array ()), of the sample's number first_sample + n and of the place in the
+    sample; 0 <= rate < 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"rate is {rate}: give 0 <= rate < 1, the fraction to drop.")
     dtype = float_type("x", x)
@@ -684,8 +687,7 @@ def dropout(x, rate, key, first_sample=0, noise_shape=None, out=None):
     first = np.uint64(first_sample) * np.uint64(math.prod(shape[1:]))
     draw = (
         first,
-        np.uint32(int(key) & 0xFFFFFFFF),
-        np.uint32(int(key) >> 32 & 0xFFFFFFFF),
+        np.asarray(key, np.uint64).reshape(1),
         np.uint32(min(round(rate * 2**32), 2**32 - 1)),
         dtype.type(1 / (1 - rate)),
     )
@@ -693,14 +695,14 @@ def dropout(x, rate, key, first_sample=0, noise_shape=None, out=None):
         dropout_blocks(flat("x", x, shape, dtype), y.reshape(-1), *draw)
         return y
     factor = arena.empty(shape, dtype)
-    factor.fill(1)
+    noted(np.copyto, factor, 1)
     dropout_blocks(factor.reshape(-1), factor.reshape(-1), *draw)
     if x.ndim > 2 and shape == (len(x), *[1] * (x.ndim - 2), x.shape[-1]):
         factor = factor.reshape(len(x), -1)
         pixels = math.prod(x.shape[1:-1])
         scale_maps(flat("x", x, x.shape, dtype), factor, y.reshape(-1), pixels)
     else:
-        np.multiply(x, factor, out=y)
+        noted(np.multiply, x, factor, y)
     return y
 
 

@@ -29,6 +29,7 @@ from numba import prange
 
 from minicnn.ops.fast import simd
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.recording import noted
 
 # Accumulators, two vectors of b and (AVX2, SSE) one broadcast have to fit into the registers.
 TILE = 14 if simd.REGISTERS == 32 else 6
@@ -73,9 +74,9 @@ def start_vector(bias, activation, columns, dtype):
         return _zero_start(columns, dtype)
     start = np.zeros((2, columns + 2 * simd.lanes(dtype)), dtype)
     if bias is not None:
-        start[0, :columns] = bias[:columns]
+        noted(np.copyto, start[0, :columns], bias[:columns])
     if activation is not None and activation[0] == "floor":
-        start[1, :columns] = activation[1][:columns]
+        noted(np.copyto, start[1, :columns], activation[1][:columns])
     return start.reshape(-1)
 
 

@@ -25,9 +25,12 @@ infinity then reaches all m groups.
 
 import functools
 
+import numpy as np
+
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, planes, simd
 from minicnn.ops.fast.tiles import HALVES
+from minicnn.ops.recording import noted
 
 WIDE_ENOUGH = 32  # channels and filters of a merged group
 
@@ -119,11 +122,11 @@ class Merged:
 
     def _merge(self, kernel, shape):
         wide = arena.empty((self.m * kernel.size,), kernel.dtype)
-        wide.fill(0)
+        noted(np.copyto, wide, 0)
         places = self._by_place(wide, self.wide.kernel_shape)
         narrow = self._by_place(kernel, shape.kernel_shape)
         for s in range(self.m):
-            places[:, :, s, :, :, s] = narrow[:, :, :, :, s]
+            noted(np.copyto, places[:, :, s, :, :, s], narrow[:, :, :, :, s])
         return wide
 
     def convolve(self, x, kernel, bias, shape, activation, y):
@@ -141,4 +144,4 @@ class Merged:
         places = self._by_place(dwide, self.wide.kernel_shape)
         narrow = self._by_place(dk, shape.kernel_shape)
         for s in range(self.m):
-            narrow[:, :, :, :, s] = places[:, :, s, :, :, s]
+            noted(np.copyto, narrow[:, :, :, :, s], places[:, :, s, :, :, s])

@@ -28,6 +28,7 @@ import numpy as np
 from numba.core import caching, compiler, config, serialize
 from numba.core.registry import cpu_target
 
+from minicnn.ops import recording
 from minicnn.ops.fast import linking, threads
 
 # error_model: a division by zero gives inf or nan, as in NumPy, not an exception.
@@ -67,7 +68,12 @@ def parallel_kernel(function):
             return None
         if threads.serial_only or threads.makes_data():
             return serial()(*arguments)
-        return threads.launch(compiled, arguments)
+        result = threads.launch(compiled, arguments)
+        if result is None:
+            recording.note(compiled, arguments)
+        else:
+            recording.cannot_repeat()  # Python goes on with the result
+        return result
 
     launch.dispatcher = compiled
     return launch

@@ -20,8 +20,9 @@ from numba import prange
 from minicnn.ops.fast.channel_sums import GROUP, Rows, Sum, across, add_to, fold_sums
 from minicnn.ops.fast.elementwise import activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.operands import flat, float_type, output
+from minicnn.ops.fast.operands import flat, float_type, output, rounded
 from minicnn.ops.fast.simd import end_of_stream, streams, vector_intrinsic
+from minicnn.ops.recording import noted
 from minicnn.ops.shapes import RECTIFIERS
 
 # --- the passes over a group of rows: arrays are flat, a row is as long as the coefficients ---
@@ -327,7 +328,7 @@ def both_statistics(cut, mean, variance):
     for row, name, vector in zip(statistics, ("mean", "variance"), (mean, variance), strict=True):
         if vector.shape != row.shape:
             raise ValueError(f"{name} has shape {vector.shape}, expected {row.shape}")
-        row[:] = vector
+        noted(np.copyto, row, vector)
     return statistics
 
 
@@ -393,7 +394,7 @@ def all_grads(dy, x, norm, activation, below, by_batch, out):
               rectifier(activation, dtype), rectifier(below, dtype), by_batch, cut.rows,
               *cut.scratch(2, 5, dtype), both_statistics(cut, mean, variance), dx.reshape(-1),
               past_caches(cut, dx), grads)  # fmt: skip
-    return dx, *grads.astype(dtype)
+    return dx, *rounded(grads, dtype)
 
 
 def batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation=None, out=None):

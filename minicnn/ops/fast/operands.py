@@ -7,6 +7,7 @@ here. One layout and one dtype per call also means one compiled variant per kern
 import numpy as np
 
 from minicnn.ops import arena
+from minicnn.ops.recording import noted
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -24,8 +25,17 @@ def flat(name, array, shape, dtype):
         raise ValueError(f"{name} has shape {array.shape}, expected {tuple(shape)}")
     if array.dtype != dtype or not array.flags.carray:  # C-contiguous, aligned and writeable
         # A copy even if it is only read-only: Numba compiles a second variant for those.
-        array = np.array(array, dtype=dtype, order="C")
+        copy = np.empty(array.shape, dtype)
+        noted(np.copyto, copy, array, "unsafe")
+        array = copy
     return array.reshape(-1)
+
+
+def rounded(sums, dtype):
+    """A copy of what was added up in float64, in the type of what was added."""
+    copy = np.empty(sums.shape, dtype)
+    noted(np.copyto, copy, sums)
+    return copy
 
 
 def output(out, shape, dtype):

@@ -30,6 +30,7 @@ from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.tiles import HALVES, HalfVectors
+from minicnn.ops.recording import noted
 
 PLANE_BYTES = 64 * 1024  # read once for each row of taps: may leave the first cache, not the second
 BAND_BYTES = 256 * 1024  # of x; with the next one and as much of y it fits into the second cache
@@ -571,7 +572,7 @@ def multiply(kernel_of_products, plan, x, kernel, apart, step, bias, activation,
         arena.rows(min(threads.count(), plan.tasks), plan.scratch, x.dtype),
         ((plan.tasks,), np.int64),
     )
-    _pack(kernel, table, plan.kernel_rows, apart, step, packed)
+    noted(_pack, kernel, table, plan.kernel_rows, apart, step, packed)
     start = gemm.start_vector(bias, activation, filters, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     whole = table[OUT_UNIT] == simd.lanes(x.dtype)

@@ -32,7 +32,7 @@ from minicnn.ops.fast.normalization import (
     past_caches,
     weights,
 )
-from minicnn.ops.fast.operands import flat, float_type, output
+from minicnn.ops.fast.operands import flat, float_type, output, rounded
 from minicnn.ops.fast.pooling import max_of_row, spread_row, windows_of
 from minicnn.ops.fast.simd import end_of_stream
 from minicnn.ops.shapes import PAIRS, halved, window_index_dtype
@@ -146,7 +146,7 @@ def batch_norm_max_pool_grad(
                   *_windows(x.shape).tables, w, SIDE, *cut.scratch(2, 5, dtype),
                   both_statistics(cut, mean, variance), dx.reshape(-1), past_caches(cut, dx),
                   grads)  # fmt: skip
-    return dx, *grads.astype(dtype)
+    return dx, *rounded(grads, dtype)
 
 
 def _windows(shape):

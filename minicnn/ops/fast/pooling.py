@@ -23,7 +23,8 @@ from minicnn.ops.fast import gemm, simd
 from minicnn.ops.fast.channel_sums import Rows, add_rows, fold_sums
 from minicnn.ops.fast.elementwise import activate_bias_grad, rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.operands import flat, float_type, output
+from minicnn.ops.fast.operands import flat, float_type, output, rounded
+from minicnn.ops.recording import noted
 from minicnn.ops.shapes import (
     PAIRS,
     RECTIFIERS,
@@ -443,7 +444,7 @@ def max_pool2d_grad(dy, index, input_shape, pool_size, strides, padding, out=Non
     dy = flat("dy", dy, windows.output_shape, dtype)
     index = flat("index", index, windows.output_shape, window_index_dtype(pool_size))
     if not dy.size:  # no window fits
-        dx.fill(0)
+        noted(np.copyto, dx, 0)
         return dx
     to = dx.reshape(-1), _streaming(dx)
     if windows.pool_size == tuple(strides):
@@ -500,7 +501,7 @@ def max_pool2d_activation_grad(
         flat("y", y, shape, dtype), rectifier(activation, dtype), *windows.tables,
         *windows.integers, dx.reshape(-1), _streaming(dx), cut.rows, cut.partial_sums(1), total,
     )  # fmt: skip
-    return dx, total[0].astype(dtype)
+    return dx, rounded(total[0], dtype)
 
 
 def _streaming(dx):
@@ -566,7 +567,7 @@ def average_pool2d_grad(dy, input_shape, pool_size, strides, padding, out=None):
     dy = flat("dy", dy, windows.output_shape, dtype)
     to = *dx.shape[1:], dx.reshape(-1), _streaming(dx)
     if not dy.size:  # no window fits
-        dx.fill(0)
+        noted(np.copyto, dx, 0)
     elif windows.pool_size == tuple(strides):
         mean_grad_tiles(dy, windows.shares(dtype), *windows.tables, *to)
     else:

@@ -28,18 +28,26 @@ _warned_about = set()
 
 def launch(compiled, arguments):
     """Run a parallel kernel with the configured number of threads, alone in the process."""
-    wanted = count()
+    return launch_all(((compiled, arguments),))
+
+
+def launch_all(calls):
+    """The same for many kernels and what stands between them: (function, arguments) each; the
+    result of the last."""
+    wanted, result = count(), None
     with _lock:
         if wanted > 1:
             _spread.check()
         before = _numbas_setting()  # it belongs to the user's kernels
-        if before == wanted:
-            return compiled(*arguments)
-        numba.set_num_threads(wanted)
+        if before != wanted:
+            numba.set_num_threads(wanted)
         try:
-            return compiled(*arguments)
+            for function, arguments in calls:
+                result = function(*arguments)
         finally:
-            numba.set_num_threads(before)
+            if before != wanted:
+                numba.set_num_threads(before)
+    return result
 
 
 def _numbas_setting():

@@ -54,6 +54,7 @@ from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.gemm import ROWS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.pooling import first_wins
+from minicnn.ops.recording import noted
 
 POINTS = (0, Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2))  # and infinity
 TILE = 6  # pixels of a tile per axis, as many as points
@@ -867,7 +868,7 @@ def _scale_vector(scale, filters, dtype):
     if scale is None:
         return _ones(filters + simd.lanes(dtype), dtype)
     vector = np.empty(filters + simd.lanes(dtype), dtype)
-    vector[:filters] = scale[:filters]
+    noted(np.copyto, vector[:filters], scale[:filters])
     vector[filters:] = 1
     return vector
 
