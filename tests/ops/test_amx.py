@@ -108,10 +108,10 @@ def test_integers_of_more_digits_than_a_part_give_exact_sums():
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("ending", [None, ("relu",), ("leaky_relu", 0.25), "floor"], ids=str)
 @pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18), (34, 13)])
-@pytest.mark.parametrize("grouping", [1, 2])
-def test_winograd_takes_floors_and_maxima(padding, ending, size, grouping):
-    """In one pass what it gives in two, and the reference up to rounding."""
-    x, kernel = normal(3, *size, 48), normal(3, 3, 48 // grouping, 70, seed=1)
+@pytest.mark.parametrize("channels, grouping", [(48, 1), (48, 2), (16, 1), (26, 2)])
+def test_winograd_takes_floors_and_maxima(padding, ending, size, channels, grouping):
+    """In one pass what it gives in two, and the reference up to rounding; short steps, too."""
+    x, kernel = normal(3, *size, channels), normal(3, 3, channels // grouping, 70, seed=1)
     bias, floor = normal(70, seed=2) - 4, normal(70, seed=3)  # most windows of a ReLU are all zero
     x[2, -1, -1, 0] = np.nan
     options = {"padding": "same", "groups": grouping}
@@ -322,6 +322,7 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
     assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
     assert chosen(c=512, f=512) is chosen(f=16) is winograd
+    assert chosen(c=16, f=16) is chosen(c=16) is (amx_winograd if here else winograd)
     kernel_gradient = chosen(kernel=1, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(product=convolution.KERNEL_GRAD) is winograd

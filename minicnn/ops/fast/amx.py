@@ -9,6 +9,7 @@ line     64 bytes, the 32 values of one part of a step: word i holds value i and
 tile     16 lines; of a: 16 rows, of b: 16 pairs of k for 16 columns
 PANEL    columns of b that are multiplied at once: two tiles
 BLOCK    rows of a that are multiplied at once: two tiles
+short    a step of 16 values: two of their parts fill a line, word i holds those of value i
 
 Design. A tile product of 16 x 16 x 32 takes 16 cycles, 16 times as many operations as the two FMA
 units do, so that six products for the six terms above are at most 16 / 6 times as fast. They are
@@ -120,12 +121,15 @@ def end(builder):
     _instruction(builder, "tilerelease", [])
 
 
-# Parts of a and of b whose products are added up in a step, small ones first.
+# Lines of a and tiles of b whose products are added up in a step, small ones first.
 TERMS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
+# The same for a short step of 16 values, two parts of which fill a line: [x1 x2] and [x1 x3] of a,
+# [y3 y1], [y2 y2] and [y1 y1] of b.
+SHORT_TERMS = ((1, 0), (0, 1), (0, 2))
 
 
 def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
-              begin_sums):  # fmt: skip
+              begin_sums, terms=TERMS):  # fmt: skip
     """c (32 rows, 16 columns per tile column) = what `begin_sums(load, sums)` loads + a @ b.
 
     a_at(step), b_at(step): where the lines of a step begin; parts lie a_part and b_part apart,
@@ -160,7 +164,7 @@ def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_
         with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
             a_now, (b_now, b_column) = a_at(loop.index), b_at(loop.index)
             a_loaded = b_loaded = None
-            for a_wanted, b_wanted in TERMS:
+            for a_wanted, b_wanted in terms:
                 if a_wanted != a_loaded:
                     for i in rows:
                         load(left[i], at(at(a_now, a_part, a_wanted), a_row, 16 * i), a_row)
@@ -176,7 +180,7 @@ def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_
             _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
 
 
-def _panel_intrinsic(tile_columns):
+def _panel_intrinsic(tile_columns, terms=TERMS):
     """c (32 rows, 16 columns per tile column) = start + a @ b; a start at 0 means zeros.
 
     All arguments are addresses and bytes. Line (row i, step s, part p) of a lies at
@@ -205,7 +209,7 @@ def _panel_intrinsic(tile_columns):
                         load(number, builder.add(start, integer(LINE * j)), integer(0))
 
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, integer(LINE),
-                  integer(tile_columns * TILE_BYTES), c, c_row, begin_sums)  # fmt: skip
+                  integer(tile_columns * TILE_BYTES), c, c_row, begin_sums, terms)  # fmt: skip
 
     return _integer_intrinsic(panel_product)
 
@@ -232,27 +236,33 @@ def _adding_intrinsic(tile_columns):
 
 
 whole_panel, half_panel = _panel_intrinsic(2), _panel_intrinsic(1)
+short_whole_panel = _panel_intrinsic(2, SHORT_TERMS)
+short_half_panel = _panel_intrinsic(1, SHORT_TERMS)
 add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
+
+
+def _parts(builder, rest):
+    """The three parts of a vector of floats, in the upper halves of words."""
+    upper = ir.Constant(_WORDS, [-65536] * 16)
+    rounding = ir.Constant(_WORDS, [0x8000] * 16)
+    parts = []
+    for _ in range(PARTS - 1):
+        word = builder.add(builder.bitcast(rest, _WORDS), rounding)
+        parts.append(builder.and_(word, upper))
+        rest = builder.fsub(rest, builder.bitcast(parts[-1], _FLOATS))
+    # The last has eight bits at most, unless it is too small to be a normal number.
+    return [*parts, builder.and_(builder.bitcast(rest, _WORDS), upper)]
+
+
+def _words(builder, low, high):
+    """Words (high, low) of two vectors of parts."""
+    return builder.or_(builder.lshr(low, ir.Constant(_WORDS, [16] * 16)), high)
 
 
 def _split(builder, low, high):
     """The three lines of words (high, low) of two vectors of floats."""
-    upper = ir.Constant(_WORDS, [-65536] * 16)
-    rounding = ir.Constant(_WORDS, [0x8000] * 16)
-    sixteen = ir.Constant(_WORDS, [16] * 16)
-    rests, lines = [low, high], []
-    for part in range(PARTS):
-        words = [builder.bitcast(rest, _WORDS) for rest in rests]
-        if part < PARTS - 1:
-            words = [builder.and_(builder.add(word, rounding), upper) for word in words]
-            rests = [
-                builder.fsub(rest, builder.bitcast(word, _FLOATS))
-                for rest, word in zip(rests, words, strict=True)
-            ]
-        else:  # it has eight bits at most, unless it is too small to be a normal number
-            words[1] = builder.and_(words[1], upper)
-        lines.append(builder.or_(builder.lshr(words[0], sixteen), words[1]))
-    return lines
+    parts = zip(_parts(builder, low), _parts(builder, high), strict=True)
+    return [_words(builder, *pair) for pair in parts]
 
 
 def _float_vector(builder, address, count=None):
@@ -278,6 +288,22 @@ def split_pair(builder, low, high, target, part_step):
     """Lines at target + part * part_step of 16 floats at `low` and 16 at `high`."""
     values = [_float_vector(builder, address) for address in (low, high)]
     _store_lines(builder, _split(builder, *values), target, part_step)
+
+
+@_integer_intrinsic
+def split_short_row(builder, source, target):
+    """The two lines of a short step, of a row of 16 floats of a."""
+    first, second, third = _parts(builder, _float_vector(builder, source))
+    lines = [_words(builder, first, other) for other in (second, third)]
+    _store_lines(builder, lines, target, ir.Constant(simd.INTEGER, LINE))
+
+
+@_integer_intrinsic
+def split_short_column(builder, source, target, part_step):
+    """The lines of a short step, in the tiles of b, of one value of k in 16 columns."""
+    first, second, third = _parts(builder, _float_vector(builder, source))
+    pairs = (third, first), (second, second), (first, first)
+    _store_lines(builder, [_words(builder, *pair) for pair in pairs], target, part_step)
 
 
 @_integer_intrinsic
@@ -359,6 +385,15 @@ def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
         whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
     else:
         half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+
+
+@kernel
+def short_block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
+    """`block_product` of short steps."""
+    if columns > PANEL // 2:
+        short_whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+    else:
+        short_half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
 
 
 # Columns of the integer table that describes the right matrices to `pack`.
