@@ -138,7 +138,7 @@ def test_winograd_takes_floors_and_maxima(padding, ending, size, channels, group
         pooled = convolution.conv2d(x, kernel, bias, pool=padding, **options)
     np.testing.assert_array_equal(pooled, max_pool2d(y, (2, 2), (2, 2), padding)[0])
     plain = reference.conv2d(x[:2].astype(float), kernel, bias, pool=padding, **options)
-    np.testing.assert_allclose(pooled[:2], plain, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pooled[:2], plain, rtol=1e-4, atol=2e-4)  # of sums up to 70
 
 
 DENSE = [  # rows, depth, columns
