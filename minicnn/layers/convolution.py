@@ -134,6 +134,8 @@ class Conv2D(Layer):
 
     def backward(self, dy, saved, needs_dx):
         x, after, activation, *pooled = saved
+        if pooled and not needs_dx and self.kernel.trainable:
+            return self._backward_of_first(x, dy, activation, after, *pooled)
         if pooled:
             index, pool = pooled
             windows = self.compute_output_shape(x.shape), *shapes.PAIRS, pool
@@ -150,6 +152,18 @@ class Conv2D(Layer):
             self.kernel.accumulate(dkernel)
         if needs_dx:
             return ops.conv2d_input_grad(dy, self.kernel.value, x.shape, *self._geometry)
+
+    def _backward_of_first(self, x, dy, activation, after, index, pool):
+        """Where maxima were taken and nobody wants the gradient of x, nobody needs that of the sum
+        either: it is four times as large as dy."""
+        spec = None if after is None else activation.spec
+        dkernel, dbias = ops.conv2d_max_pool_kernel_grad(
+            x, dy, index, after, self.kernel.shape, *self._geometry, spec, pool,
+            out=self.kernel.room(x.dtype),
+        )  # fmt: skip
+        self.kernel.accumulate(dkernel)
+        if self.bias is not None and self.bias.trainable:
+            self.bias.accumulate(dbias)
 
 
 class _Ending:

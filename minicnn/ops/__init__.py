@@ -11,7 +11,7 @@ from minicnn.ops import arena, shapes
 
 NAMES = {
     "convolution": ("conv2d", "conv2d_input_grad", "conv2d_kernel_grad"),
-    "pooled_convolution": ("conv2d_max_pool",),
+    "pooled_convolution": ("conv2d_max_pool", "conv2d_max_pool_kernel_grad"),
     "dense": ("dense", "dense_input_grad", "dense_kernel_grad", "bias_grad"),
     "pooling": (
         "max_pool2d",

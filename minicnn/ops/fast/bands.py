@@ -34,10 +34,11 @@ from numba import prange
 
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads
+from minicnn.ops.fast.channel_sums import add_rows, fold_sums
 from minicnn.ops.fast.direct import KERNEL_GRAD
 from minicnn.ops.fast.gemm import ROWS, TILE
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.pooling import max_of_row, spans
+from minicnn.ops.fast.pooling import max_of_row, rectify, spans, spread_row
 from minicnn.ops.fast.tiles import (
     HALVES,
     LOW,
@@ -61,6 +62,7 @@ BAND_BYTES = 192 * 1024  # of s: leaves most of a second cache of 1 MB to the ke
 WIDEST = 128 * 1024  # elements of the rows that an output row sees: half of a second cache
 APART = 128  # elements; pixels that lie so far apart share few sets of the first cache
 BAND = 1024  # positions; also what is summed up in one piece in the gradient of the kernel
+STORED = 0  # for an argument of kernels, see gemm.ORIGIN: not past the caches
 SIDE = PAIRS[0][0]  # of the windows whose maxima are taken while a band is in the caches
 WORTH_LOOKING = 128  # taps, of which those that see only border are searched for
 TASKS, FEWEST = 8, 64  # bands of all pictures, if they have as many positions
@@ -296,20 +298,27 @@ def _pack(number, phases, matrix, starts, step, filters, packed):
 
 
 @parallel_kernel
-def _gradients(x, table, phases, pixels, taps, tap_rows, count, dy, filters, width, heights,
-               pieces, dk, partial, scratch, taken, panels_at):  # fmt: skip
+def _gradients(x, table, phases, pixels, taps, tap_rows, count, dy, index, maxima, slope, down,
+               across, filters, width, heights, pieces, dk, partial, scratch, taken, panels_at,
+               spread, sums, total):  # fmt: skip
+    """dk; with an index of winners dy is the gradient of `maxima`, and total (1, f) its sum before
+    the rectifier."""
     sharing.open_tasks(taken)
+    sums[:] = 0
     for worker in prange(len(scratch)):
         _worker_gradients(np.int64(worker), x, table, phases[0], pixels, taps, tap_rows, count, dy,
-                          filters, width, heights, pieces, partial, scratch, taken,
-                          panels_at)  # fmt: skip
+                          index, maxima, slope, down, across, filters, width, heights, pieces,
+                          partial, scratch, taken, panels_at, spread[worker], sums)  # fmt: skip
     for t in prange(count):
         _add_segments(np.int64(t), partial, width, filters, dk)
+    if index.size:
+        fold_sums(sums, total)
 
 
 @kernel
-def _worker_gradients(worker, x, table, phase, pixels, taps, tap_rows, count, dy, filters, width,
-                      heights, pieces, partials, scratches, taken, panels_at):  # fmt: skip
+def _worker_gradients(worker, x, table, phase, pixels, taps, tap_rows, count, dy, index, maxima,
+                      slope, down, across, filters, width, heights, pieces, partials, scratches,
+                      taken, panels_at, spread, sums):  # fmt: skip
     bands, out_width = _bands(table), phase[PHASE_WIDTH]
     panels = scratches[worker, panels_at:]
     for turn in range(taken.size):
@@ -323,10 +332,33 @@ def _worker_gradients(worker, x, table, phase, pixels, taps, tap_rows, count, dy
             row = band * table[BAND_HEIGHT]
             s = _band(x, table, image, row, scratches[worker])
             rows = min(table[BAND_HEIGHT], table[OUT_HEIGHT] - row)
-            b0 = (image * table[OUT_HEIGHT] + row) * out_width * filters
-            _band_gradients(s, table, row, rows, phase, pixels, taps, tap_rows, count, dy, b0,
+            b, b0 = dy, (image * table[OUT_HEIGHT] + row) * out_width * filters
+            if index.size:
+                b, b0 = spread, np.int64(0)
+                _spread_band(dy, index, maxima, slope, down, across, image, row, rows, out_width,
+                             filters, spread, sums[segment, piece])  # fmt: skip
+            _band_gradients(s, table, row, rows, phase, pixels, taps, tap_rows, count, b, b0,
                             panels, filters, width, heights, piece, pieces, partials[segment],
                             number > first)  # fmt: skip
+
+
+@kernel
+def _spread_band(dy, index, maxima, slope, down, across, image, row, rows, w, c, spread,
+                 sums):  # fmt: skip
+    """The gradient of `rows` output rows from that of the maxima of their windows, which is dy,
+    times slope where a maximum is not positive; that is added to `sums`, too."""
+    line, last = len(across) * c, len(across) - 1
+    first, end = row // SIDE, min((row + rows + SIDE - 1) // SIDE, len(down))
+    covered = across[last, 0] + across[last, 2]
+    if covered < w or first == end or down[end - 1, 0] + down[end - 1, 2] < row + rows:
+        spread[: rows * w * c] = 0
+    g, group = np.empty(line, dy.dtype), np.empty(c, dy.dtype)
+    for i in range(first, end):
+        at = (image * len(down) + i) * line
+        rectify(dy[at : at + line], maxima[at : at + line], slope, g)
+        add_rows(g, gemm.ORIGIN, line, sums, group)
+        spread_row(g, index[at : at + line], gemm.ORIGIN, down[i], across, w, c, SIDE, spread,
+                   -row * w * c, STORED)  # fmt: skip
 
 
 @kernel
@@ -547,18 +579,22 @@ def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=Non
         _run(plan, x, kernel, 1, filters, bias, activation, y)
         return
     plan = _forward_plan(shape, x.itemsize, SIDE)
-    tables = [
-        spans(length, SIDE, SIDE, 0, count)
-        for length, count in zip(shape.output_shape[1:3], pooled_shape[1:3], strict=True)
-    ]
     outputs = int(plan.table[BAND_HEIGHT] * plan.table[Y_ROW]) + 2 * simd.lanes(x.dtype)
     places = y.shape if index is None else (0,)
     arguments, code, slope, scratch, taken, band, nowhere = _prepared(
         plan, x, kernel, 1, filters, bias, activation,
         arena.rows(_workers(plan), outputs, x.dtype), (places, np.uint8),
     )  # fmt: skip
-    _pooled_products(*arguments, code, slope, False, scratch, taken, band, *tables, SIDE, y,
+    _pooled_products(*arguments, code, slope, False, scratch, taken, band,
+                     *_spans(shape, pooled_shape), SIDE, y,
                      nowhere if index is None else index)  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def _spans(shape, pooled_shape):
+    """The tables of pooling.py for 2x2 windows of the outputs."""
+    sizes = zip(shape.output_shape[1:3], pooled_shape[1:3], strict=True)
+    return [spans(length, SIDE, SIDE, 0, count) for length, count in sizes]
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
@@ -613,9 +649,14 @@ def _height(count, heights):
     return min(heights, key=lambda height: -(-count // height) * (height + 2))
 
 
-def convolve_kernel_grad(x, dy, shape, dk):
-    """dk from x and dy; flat arrays of one dtype."""
-    plan = _forward_plan(shape, x.itemsize)
+def convolve_kernel_grad(x, dy, shape, dk, pooled=None):
+    """dk from x and dy; flat arrays of one dtype.
+
+    With pooled, (shape, index, maxima, slope, total), dy is the gradient of the maxima of 2x2
+    windows of that shape, and that of a rectifier with this slope is applied to it; total (1, f)
+    becomes its sum.
+    """
+    plan = _forward_plan(shape, x.itemsize, 1 if pooled is None else SIDE)
     count, filters, lanes = len(plan.starts), shape.kernel_shape[3], simd.lanes(x.dtype)
     width = -(-filters // lanes) * lanes
     size = (count + ROWS) * width + lanes
@@ -623,15 +664,28 @@ def convolve_kernel_grad(x, dy, shape, dk):
     pieces = -(-PIECES // segments)
     panels_at = plan.scratch + -plan.scratch % lanes
     panel_size = (int(plan.table[BAND_HEIGHT]) * shape.output_shape[2] + 1) * (width + lanes)
-    workers = min(threads.count(), segments * pieces)
-    partial, *scratch = arena.scratch(
+    workers, spread = min(threads.count(), segments * pieces), 0
+    if pooled is None:
+        windows, total = (_NO_PLACES, dy, x.dtype.type(1), _NO_SPANS, _NO_SPANS), _NO_TOTAL
+    else:
+        pooled_shape, index, maxima, slope, total = pooled
+        windows = index, maxima, slope, *_spans(shape, pooled_shape)
+        spread = int(plan.table[BAND_HEIGHT] * plan.table[Y_ROW]) + 2 * lanes
+    partial, scratch, taken, *more = arena.scratch(
         ((segments, size), x.dtype),
         arena.rows(workers, panels_at + panel_size, x.dtype),
         ((segments * pieces,), np.int64),
+        arena.rows(workers, spread, x.dtype),
+        ((segments, pieces, filters), np.float64),
     )
     heights = _height(count, (TILE, LOW)), _height(count, (ROWS, MIDDLE, TILE))
     _gradients(x, plan.table, plan.phases, plan.pixels, plan.taps, plan.tap_rows, count, dy,
-               filters, width, heights, pieces, dk, partial, *scratch, panels_at)  # fmt: skip
+               *windows, filters, width, heights, pieces, dk, partial, scratch, taken, panels_at,
+               *more, total)  # fmt: skip
+
+
+_NO_PLACES, _NO_SPANS = np.empty(0, np.uint8), np.empty((0, 3), np.int64)
+_NO_TOTAL = np.empty((1, 0))
 
 
 def is_defined(shape, product):
