@@ -43,6 +43,7 @@ from minicnn.ops.fast.tiles import (
     HALVES,
     LOW,
     MIDDLE,
+    RUN,
     positions_half,
     positions_one,
     positions_one_even,
@@ -53,6 +54,7 @@ from minicnn.ops.fast.tiles import (
     taps_one,
     taps_one_low,
     taps_one_middle,
+    taps_one_runs,
     taps_two,
     taps_two_low,
 )
@@ -402,6 +404,9 @@ def _band_gradients(s, table, row, rows, phase, pixels, taps, tap_rows, count, d
             elif panel == 4:
                 taps_two_low(s, seen, positions, taps, t, height, b, b0, b_row, used, c, at,
                              width, add)  # fmt: skip
+            elif panel == 2 and height == ROWS and _in_runs(taps, t):
+                taps_one_runs(s, seen, positions, taps, t, height, b, b0, b_row, used, c, at, width,
+                              add)  # fmt: skip
             elif panel == 2 and height == ROWS:
                 taps_one(s, seen, positions, taps, t, height, b, b0, b_row, used, c, at, width,
                          add)  # fmt: skip
@@ -421,6 +426,16 @@ def _band_gradients(s, table, row, rows, phase, pixels, taps, tap_rows, count, d
                 taps_half_low(s, seen, positions, taps, t, height, b, b0, b_row, used, c, at,
                               width, add)  # fmt: skip
         column += used + lanes if panel == 4 else used
+
+
+@kernel
+def _in_runs(taps, t):
+    """Whether the taps of a tile lie side by side, RUN at a time."""
+    for i in range(t, t + ROWS, RUN):
+        last = min(i + RUN, t + ROWS) - 1
+        if taps[last] - taps[i] != last - i:
+            return False
+    return True
 
 
 @kernel
