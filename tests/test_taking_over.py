@@ -233,6 +233,30 @@ def test_training(case, convolution, monkeypatch):
         assert np.any(one)
 
 
+@pytest.mark.parametrize("activation", [None, "relu", LeakyReLU, "tanh", "gelu"])
+@pytest.mark.parametrize("pool", ["valid", "same"])
+def test_a_first_layer_with_maxima(pool, activation):
+    """Nobody wants the gradient of x: that of the convolution's outputs is not written."""
+    set_random_seed(0)
+    fused = activation if isinstance(activation, str) else None
+    chain = [Conv2D(6, 3, activation=fused), *([activation()] if fused != activation else [])]
+    chain += [MaxPooling2D(padding=pool), Flatten()]
+    model = Sequential([Input((9, 10, 3), dtype="float64"), *chain])
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((4, 9, 10, 3))
+    dy = generator.standard_normal((4, *model.output_shape[1:]))
+    gradients = []
+    for needs_dx in (False, True):
+        _, saved = model.forward(x, Context(training=True, keep=True))
+        for parameter in model.trainable_weights:
+            parameter.grad = None
+        model.backward(dy, saved, needs_dx)
+        gradients.append([p.grad.copy() for p in model.trainable_weights])
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+        assert np.any(one)
+
+
 def test_gradients_by_differences():
     set_random_seed(0)
     model = Sequential(

@@ -11,9 +11,12 @@ from scipy.signal import correlate
 
 from minicnn import config
 from minicnn.ops.fast import bands, convolution, dense, dense_products, simd
-from minicnn.ops.fast.pooled_convolution import conv2d_max_pool
+from minicnn.ops.fast.pooled_convolution import conv2d_max_pool, conv2d_max_pool_kernel_grad
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
+from minicnn.ops.reference.pooled_convolution import (
+    conv2d_max_pool_kernel_grad as reference_kernel_grad,
+)
 from minicnn.ops.shapes import conv2d_shape, resolve_padding
 
 BAND = 300  # elements before and after an array that must not be touched
@@ -344,6 +347,52 @@ def test_maxima_and_their_places(dtype, taps, channels, more, size, algorithm, a
     np.testing.assert_array_equal(out, expected)
     np.testing.assert_array_equal(index, expected_index)
     assert_bands(buffer, 77)
+
+
+FIRST_LAYERS = [  # (n, h, w, c), (kh, kw, filters), strides, padding
+    ((3, 33, 40, 3), (3, 3, 16), 1, "same"),
+    ((2, 218, 178, 3), (3, 3, 16), 1, "same"),
+    ((5, 7, 9, 3), (3, 3, 40), 1, "valid"),
+    ((5, 28, 28, 1), (5, 5, 6), 1, "valid"),
+    ((4, 17, 13, 3), (7, 7, 33), 2, "same"),
+    ((3, 3, 3, 5), (3, 3, 5), 1, "valid"),  # one output: no window of 2x2 fits
+    ((2, 9, 11, 20), (3, 3, 24), 1, "same"),  # not by bands
+]
+
+
+@pytest.mark.parametrize("pool", ["valid", "same"])
+@pytest.mark.parametrize("activation", [None, ("relu",), ("leaky_relu", 0.3), ("tanh",)], ids=str)
+@pytest.mark.parametrize("layer", FIRST_LAYERS, ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kernel_grad_from_the_gradient_of_the_maxima(dtype, layer, activation, pool):
+    """One pass gives what the gradients of pooling, activation and convolution give."""
+    shape, (*size, filters), stride, padding = layer
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal(shape).astype(dtype)
+    kernel = generator.standard_normal((*size, shape[3], filters)).astype(dtype)
+    more = {"strides": (stride, stride), "padding": padding, "activation": activation, "pool": pool}
+    y, index = conv2d_max_pool(x, kernel, None, **more)
+    dy = generator.standard_normal(y.shape).astype(dtype)
+    buffer, out = banded(np.full(kernel.shape, 7, dtype), 77)
+    given = index, y if activation else None, kernel.shape
+    found = []
+    for threads in (1, 2):
+        with config.using(threads=threads):
+            found.append(conv2d_max_pool_kernel_grad(x, dy, *given, **more, out=out.copy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    got, _ = conv2d_max_pool_kernel_grad(x, dy, *given, **more, out=out)
+    assert got is out
+    assert_bands(buffer, 77)
+    np.testing.assert_array_equal(out, found[0][0])
+    wide = [one.astype(np.float64) for one in (x, dy)], y.astype(np.float64) if activation else None
+    expected = reference_kernel_grad(*wide[0], index, wide[1], kernel.shape, **more)
+    for one, other in zip(found[0], expected, strict=True):
+        assert one.dtype == dtype
+        assert y.size == 0 or np.any(other)
+        largest = np.max(np.abs(other), initial=1)
+        tolerance = 2e-6 if dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * 10 * largest)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)

@@ -430,11 +430,13 @@ def every_op():
     x, dy, row = random(2, 4, 4, 2), random(2, 2, 2, 2, seed=1), random(2, seed=2)
     kernel, matrix, pool = random(3, 3, 2, 3), random(4, 5), ((2, 2), (2, 2), "valid")
     index = np.ones((2, 2, 2, 2), np.uint8)
+    small, places = random(2, 1, 1, 3), np.ones((2, 1, 1, 3), np.uint8)
     return [
         ("conv2d", (x, kernel)),
         ("conv2d_input_grad", (random(2, 2, 2, 3), kernel, x.shape)),
         ("conv2d_kernel_grad", (x, random(2, 2, 2, 3), kernel.shape)),
         ("conv2d_max_pool", (x, kernel)),
+        ("conv2d_max_pool_kernel_grad", (x, small, places, small, kernel.shape)),
         ("dense", (random(3, 4), matrix)),
         ("dense_input_grad", (random(3, 5), matrix)),
         ("dense_kernel_grad", (random(3, 4), random(3, 5))),
