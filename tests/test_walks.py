@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from test_cases import each_case, make
 
-from minicnn import Input, Model, Sequential, config, layers, metrics, ops, set_random_seed
+from minicnn import (
+    Input,
+    Model,
+    Sequential,
+    callbacks,
+    config,
+    layers,
+    metrics,
+    ops,
+    set_random_seed,
+)
 from minicnn.layers.base import repeats
 from minicnn.ops.recording import Recording
 
@@ -522,6 +532,29 @@ def test_memory_goes_back(recorded):
     ops.arena.trim()
     assert model._walks._recording is None
     model.train_on_batch(x, y)
+
+
+def test_a_smaller_batch_uses_the_memory_of_the_record(recorded):
+    ops.arena.trim()
+    x, y = problem(160)
+    sizes = []
+    for eagerly in (True, False):
+        model = classifier(run_eagerly=eagerly)
+        model.fit(x, y, batch_size=64, epochs=2, verbose=0, callbacks=[Sizes(sizes)])
+        ops.arena.trim()
+    assert sizes[:2] == sizes[2:]
+
+
+class Sizes(callbacks.Callback):
+    """Appends how many bytes the arena holds at the end of an epoch."""
+
+    def __init__(self, sizes):
+        super().__init__()
+        self.sizes = sizes
+
+    def on_epoch_end(self, epoch, logs=None):
+        buffers = ops.arena._pool.buffers.values()
+        self.sizes.append(sum(memory.nbytes for some in buffers for memory, _ in some))
 
 
 def test_the_reference_operations_are_never_recorded(recorded):

@@ -45,16 +45,20 @@ class Walks:
             if kind is None or kind != self._kind:
                 self.forget()
                 self._kind = kind
-                yield _LayerByLayer(model, x, context)
             elif recording is not None and recording.is_current():
                 yield _Recorded(recording, x, context)
-            elif recording is None and self._can_repeat and repeats(model):
+                return
+            elif recording is not None:
+                self._recording = None  # made anew by the next walk
+            elif self._can_repeat and repeats(model):
                 walk = _BeingRecorded(model, x, context)
                 yield walk
                 self._recording, self._can_repeat = walk.recording()
+                return
             else:
-                self._recording, self._can_repeat = None, recording is not None
-                yield _LayerByLayer(model, x, context)
+                self._can_repeat = False
+            recording = None  # its memory is for the layers
+            yield _LayerByLayer(model, x, context)
         finally:
             self._lock.release()
 
