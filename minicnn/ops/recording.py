@@ -46,7 +46,8 @@ def note(function, arguments):
 def depends_on(*arrays):
     """What a call takes as a fixed number was computed from these."""
     if _current.recorder is not None:
-        _current.recorder.guards += [(array, array.tobytes()) for array in arrays]
+        for array in arrays:
+            _current.recorder.guards.setdefault(id(array), (array, array.tobytes()))
 
 
 def note_key(array, node, seed):
@@ -92,7 +93,8 @@ class Recorder:
     """Notes the calls of this thread within `with recorder:`."""
 
     def __init__(self, inputs):
-        self.calls, self.keys, self.guards, self.written = [], [], [], []
+        self.calls, self.keys, self.written = [], [], []
+        self.guards = {}  # (array, bytes) by identity, as layers are asked several times
         self.named = []  # (name, array) of what is another array in every run
         self.taken = {}  # memory of the arena, see `arena.note_taken`
         self.turned_at = None  # number of calls before those of the walk back
@@ -184,7 +186,8 @@ class Recording:
         turned_at = len(calls) if recorder.turned_at is None else recorder.turned_at
         self._parts = calls[:turned_at], calls[turned_at:]
         self._fresh, self._outputs = fresh, outputs
-        self._keys, self._guards = recorder.keys, recorder.guards
+        self._keys = recorder.keys
+        self._guards = list(recorder.guards.values())
         self._written = recorder.written
         self._open = tuple(map(_open_places, self._parts))
 
