@@ -8,7 +8,7 @@ layers, and there is one record at a time, which holds no more memory than one s
 Models are recorded all of whose layers say that they repeat (`layers.base.repeats`): what those do
 to numbers is calls that recording.py notes. A forward or backward of the user's is always called.
 
-Measured: docs/kernels.md, "Python between launches".
+Measured: docs/kernels.md, "Steps that repeat".
 """
 
 import contextlib
