@@ -273,8 +273,8 @@ def log_softmax(axis=-1):
 swish, hard_swish = silu, hard_silu
 
 
-def repeats(activation):
-    """Whether it is one of this module, whose work can be recorded (`layers.base.repeats`)."""
+def can_be_recorded(activation):
+    """Whether it is one of this module, whose work can be recorded."""
     known = type(activation) in (ActivationFunction, _Linear, _Softmax, _LogSoftmax)
     return known and (not isinstance(activation, _Softmax) or activation.spec[1] == -1)
 

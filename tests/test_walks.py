@@ -21,7 +21,7 @@ from minicnn import (
     ops,
     set_random_seed,
 )
-from minicnn.layers.base import repeats
+from minicnn.layers.base import can_be_recorded
 from minicnn.ops.recording import Recording
 
 # Those of which no case is recorded, because part of their work is NumPy's.
@@ -109,7 +109,7 @@ def test_every_layer(cls, arguments, shape, recorded):
         layer = make(cls, arguments)
         top = layer(below if several else below[0])
         model = Model(inputs, layers.Dense(3)(layers.Flatten()(top)))
-        build.repeats = repeats(layer)
+        build.repeats = can_be_recorded(layer)
         return model
 
     x = [pictures(30, one) for one in shape] if isinstance(shape, list) else pictures(30, shape)
@@ -123,7 +123,7 @@ def test_which_layers_are_recorded():
         if cls is layers.InputLayer:
             continue
         built = [make(cls, arguments) for arguments, _ in entries]
-        if any(map(repeats, built)):
+        if any(map(can_be_recorded, built)):
             repeating.add(cls)
     assert set(cases.LAYERS) - repeating - {layers.InputLayer} == BY_LAYER
 
@@ -564,3 +564,22 @@ def test_the_reference_operations_are_never_recorded(recorded):
         for _ in range(4):
             model.train_on_batch(x, y)
     assert not recorded
+
+
+def test_a_compile_that_fails_leaves_run_eagerly_as_it_was():
+    model = classifier(run_eagerly=True)
+    with pytest.raises(ValueError, match="2 entries for 1 output"):
+        model.compile("adam", ["mse", "mse"])
+    assert model.run_eagerly is True
+
+
+def test_dead_models_are_not_kept_for_trim():
+    gc.collect()
+    before = len(ops.arena._holders)
+    model = classifier()
+    model.predict_on_batch(problem(8)[0])
+    assert len(ops.arena._holders) == before + 1
+    del model
+    gc.collect()
+    assert len(ops.arena._holders) == before
+    ops.arena.trim()

@@ -12,7 +12,7 @@ class _ActivationLayer(Layer):
 
     @property
     def repeats(self):
-        return activations.repeats(self.function)
+        return activations.can_be_recorded(self.function)
 
     @property
     def final_activation(self):

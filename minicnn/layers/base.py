@@ -56,7 +56,7 @@ class Layer(Configurable):
     derives_below = False  # backward can apply `context.below` and return a GradientOfSum
     trainable_version = 0  # counts changes of any `trainable`: plans made before are stale
     changes = 0  # counts assignments to public attributes of any layer
-    repeats = False  # see the function `repeats`
+    repeats = False  # see `can_be_recorded`
 
     def __init__(
         self,
@@ -408,9 +408,9 @@ def computes_as(layer, family):
     return inherited and "forward" not in own and "backward" not in own
 
 
-def repeats(layer):
+def can_be_recorded(layer):
     """Whether all that `layer` does to numbers is launches and `recording.noted`, the same ones as
-    long as its settings, the shapes and the context are: whether its calls may be recorded.
+    long as its settings, the shapes and the context are.
 
     The class that computes says so by `repeats = True`; a forward or backward of a class below it
     would have to say so itself.

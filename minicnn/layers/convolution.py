@@ -21,7 +21,7 @@ class Conv2D(Layer):
 
     @property
     def repeats(self):
-        return activations.repeats(self.activation)
+        return activations.can_be_recorded(self.activation)
 
     def __init__(
         self,

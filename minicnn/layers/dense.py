@@ -11,7 +11,7 @@ class Dense(Layer):
 
     @property
     def repeats(self):
-        return activations.repeats(self.activation)
+        return activations.can_be_recorded(self.activation)
 
     def __init__(
         self,

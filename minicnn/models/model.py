@@ -9,7 +9,7 @@ from minicnn.configurable import closest, serialize
 from minicnn.context import Context
 from minicnn.data.batches import flat
 from minicnn.graph import Node, SymbolicTensor
-from minicnn.layers.base import Layer, repeats, reset_names, table, unique_name
+from minicnn.layers.base import Layer, can_be_recorded, reset_names, table, unique_name
 from minicnn.layers.input import InputLayer
 from minicnn.models.plan import Graph
 from minicnn.models.training import Trainer
@@ -151,7 +151,7 @@ class Model(Trainer, Layer):
 
     @property
     def repeats(self):
-        return all(repeats(step.layer) for step in self._graph().steps)
+        return all(can_be_recorded(step.layer) for step in self._graph().steps)
 
     def _graph(self):
         if self.graph is None:

@@ -69,14 +69,14 @@ class Trainer:
 
         run_eagerly=True: every step goes through the layers, none is recorded (walks.py).
         steps_per_execution, jit_compile and auto_scale_loss are accepted for scripts that pass
-        them: there is one way of running.
+        them, and change nothing.
         """
         for one in flat(loss):
             losses.get(one)
         check_loss_weights(loss_weights)
         for given in (metrics, weighted_metrics):
             _check_metric_names(given)
-        before = self.optimizer, self.compiled
+        before = self.optimizer, self.compiled, self.run_eagerly
         self.optimizer = optimizers.get(optimizer)
         self.compiled = {
             "loss": loss,
@@ -91,7 +91,7 @@ class Trainer:
             try:
                 self._prepare()
             except Exception:
-                self.optimizer, self.compiled = before
+                self.optimizer, self.compiled, self.run_eagerly = before
                 raise
 
     def get_compile_config(self):

@@ -5,8 +5,9 @@ with the same settings, weights in the same memory. It is made again from the re
 not. So the last, smaller batch of an epoch, a validation or a changed `trainable` go through the
 layers, and there is one record at a time, which holds no more memory than one step takes.
 
-Models are recorded all of whose layers say that they repeat (`layers.base.repeats`): what those do
-to numbers is calls that recording.py notes. A forward or backward of the user's is always called.
+Models are recorded all of whose layers say that they repeat (`can_be_recorded` in layers/base.py):
+what those do to numbers is calls that recording.py notes. A forward or backward of the user's is
+always called.
 
 Measured: docs/kernels.md, "Steps that repeat".
 """
@@ -16,7 +17,7 @@ import threading
 
 from minicnn import config
 from minicnn.data.batches import flat
-from minicnn.layers.base import Layer, repeats
+from minicnn.layers.base import Layer, can_be_recorded
 from minicnn.ops import arena
 from minicnn.ops.recording import Recorder
 from minicnn.parameter import Parameter
@@ -50,7 +51,7 @@ class Walks:
                 return
             elif recording is not None:
                 self._recording = None  # made anew by the next walk
-            elif self._can_repeat and repeats(model):
+            elif self._can_repeat and can_be_recorded(model):
                 walk = _BeingRecorded(model, x, context)
                 yield walk
                 self._recording, self._can_repeat = walk.recording()

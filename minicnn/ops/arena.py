@@ -173,19 +173,21 @@ def zeros(shape, dtype=np.float32):
     return array
 
 
-_holders = weakref.WeakSet()
+_holders = []  # weak references; one step to add, to remove or to copy, whatever threads do
 
 
 def forget_at_trim(holder):
     """Call `holder.forget()` at every `trim`: it holds arrays that it can do without."""
-    _holders.add(holder)
+    _holders.append(weakref.ref(holder, _holders.remove))
 
 
 def trim():
     """Forget all buffers (end of `fit`, before a large model): those that nobody looks at go back
     to the system at once, the others when their last array dies."""
     global _scratch
-    for holder in list(_holders):
-        holder.forget()
+    for reference in _holders.copy():
+        holder = reference()
+        if holder is not None:
+            holder.forget()
     _pool.clear()
     _scratch = _Scratch()

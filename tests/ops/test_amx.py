@@ -285,7 +285,7 @@ def test_not_finite_stays_not_finite(bad):
 
 def test_a_nan_with_any_payload_stays_one():
     x = normal(256, 256)
-    x.view(np.uint32)[3, 5] = 0x7FFFFFFF  # rounding up would carry into the sign
+    x.view(np.uint32)[3, 5] = 0x7FFFFFFF  # its bits below the cut are set, too
     x.view(np.uint32)[4, 6] = 0xFFFFFFFF
     y = dense.dense(x, normal(256, 640, seed=1))
     assert np.isnan(y[3:5]).all() and np.isfinite(np.delete(y, (3, 4), axis=0)).all()
