@@ -28,7 +28,7 @@ from minicnn.ops import arena
 from minicnn.ops.fast import amx, gemm, sharing, simd, threads, winograd
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.winograd import AHEAD, ELEMENTS
+from minicnn.ops.fast.winograd import AHEAD, ELEMENTS, ENTRIES
 
 TAPS = 3
 SIZE = winograd.SIZES[TAPS]
@@ -172,7 +172,7 @@ def _tiles_product(worker, x, table, x_places, y_places, u, offsets, scale, star
                 for j in range(0, columns, HALF):
                     winograd._transform_output(SIZE, m, q * group + j, m_step, scale, start, f + j,
                                                f + j + to_floor, columns - j, addresses,
-                                               q * ELEMENTS, pooled, index, streaming, code,
+                                               q * ENTRIES, pooled, index, streaming, code,
                                                slope)  # fmt: skip
         if code > gemm.FLOOR:
             winograd._activate_tiles(SIZE, y, table, first, count, code, slope)
@@ -245,7 +245,7 @@ def _sizes(channels, filters, tiles, most_workers):
         arena.rows(workers, ELEMENTS * (block * v_row + HALF), np.float32),
         arena.rows(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
         arena.rows(workers, ELEMENTS * (block * group + HALF), np.float32),
-        ((workers, block + AHEAD, ELEMENTS), np.int64),
+        ((workers, block + AHEAD, ENTRIES), np.int64),
         ((workers * -(-share // block),), np.int64),
     )
     dtype = np.dtype(np.float32)

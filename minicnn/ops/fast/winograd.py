@@ -47,6 +47,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
 from numba import prange
 
 from minicnn.ops import arena
@@ -404,8 +405,11 @@ def _store_numbers(v, value, address, index, channel, count):
 
 # Where the pixels of tiles lie in a picture: the element of pixel k is the sum of number k in the
 # line of the tile's row and in that of its column, which follow those of the rows. It is negative
-# outside the picture, where one of the two is OUTSIDE.
+# outside the picture, where one of the two is OUTSIDE. Lines are whole vectors of PLACE_LANES;
+# those of addresses have ENTRIES, room for all of a tile.
 OUTSIDE = -(1 << 61)
+PLACE_LANES = 8
+ENTRIES = -(-ELEMENTS // PLACE_LANES) * PLACE_LANES
 
 # Behind the addresses of the at most 2x2 outputs of a pooled tile: how much of it lies inside.
 # Then, from PLACES on, where the winners' places go.
@@ -451,14 +455,43 @@ def _addresses(array, picture, places, elsewhere, table, first, count, addresses
     """addresses[q, k] of pixel k of tile first + q in `array`, where a picture has `picture`
     elements; that of `elsewhere` if it lies outside."""
     image, down, across = _place(table, first)
+    length = places.shape[1]
     for q in range(count):
-        rows, columns, line = places[down], places[table[TILES_DOWN] + across], addresses[q]
-        base = array.ctypes.data + image * picture * array.itemsize
-        for k in range(places.shape[1]):
-            place = rows[k] + columns[k]
-            inside = base + place * array.itemsize
-            line[k] = inside if place >= 0 else elsewhere.ctypes.data
+        rows, columns = down * length, (table[TILES_DOWN] + across) * length
+        _address_line(places, rows, columns, length, elsewhere, array, image * picture, addresses,
+                      q * ENTRIES)  # fmt: skip
         image, down, across = _next_place(table, image, down, across)
+
+
+@simd.vector_intrinsic
+def _address_line(v, places, rows, columns, length, elsewhere, array, first, addresses, line):
+    """A line of addresses, of the sums of two lines of places from element `first` on.
+
+    Vectors by hand: the compiler's loop took 75 cycles for a tile, a tenth of a convolution of 16
+    to 16 channels that has two of them.
+    """
+    builder = v.builder
+    kind = ir.VectorType(simd.INTEGER, PLACE_LANES)
+
+    def at(table, index):
+        return builder.bitcast(builder.gep(table, [index]), kind.as_pointer())
+
+    def everywhere(value):
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
+        order = ir.Constant(ir.VectorType(ir.IntType(32), PLACE_LANES), None)
+        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), order)
+
+    shift = (simd.VECTOR_BYTES // v.lanes).bit_length() - 1  # of places to bytes
+    shift = ir.Constant(kind, [shift] * PLACE_LANES)
+    base = everywhere(builder.ptrtoint(builder.gep(array, [first]), simd.INTEGER))
+    outside = everywhere(builder.ptrtoint(elsewhere, simd.INTEGER))
+    with v.count_up(length, PLACE_LANES) as (k, _):
+        place = builder.add(
+            *(builder.load(at(places, builder.add(of, k)), align=8) for of in (rows, columns))
+        )
+        inside = builder.icmp_signed(">=", place, ir.Constant(kind, None))
+        address = builder.select(inside, builder.add(base, builder.shl(place, shift)), outside)
+        builder.store(address, at(addresses, builder.add(line, k)), align=8)
 
 
 @kernel
@@ -580,7 +613,7 @@ def _tiles_product(worker, size, x, table, x_places, y_places, u, scale, start, 
                 for j in range(0, columns, lanes):
                     _transform_output(
                         size, m, q * m_row + j, m_step, scale, start, f + j, f + j + to_floor,
-                        columns - j, addresses, q * ELEMENTS, pooled, index, streaming, code,
+                        columns - j, addresses, q * ENTRIES, pooled, index, streaming, code,
                         slope,
                     )  # fmt: skip
         if code > gemm.FLOOR:
@@ -606,9 +639,9 @@ def _transform_inputs(size, like, addresses, begin, count, known, channel, chann
     lanes = simd.VECTOR_BYTES // v.itemsize
     for q in range(begin, count):
         if q + AHEAD < known:
-            _prefetch_input(size, like, addresses, (q + AHEAD) * ELEMENTS, channel, channels)
+            _prefetch_input(size, like, addresses, (q + AHEAD) * ENTRIES, channel, channels)
         for c in range(0, channels if q >= 0 else 0, lanes):
-            _transform_input(addresses, q * ELEMENTS, channel + c, channels - c, v, q * v_row + c,
+            _transform_input(addresses, q * ENTRIES, channel + c, channels - c, v, q * v_row + c,
                              v_step)  # fmt: skip
 
 
@@ -679,11 +712,11 @@ def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part
             _addresses(dy, dy_picture, dy_places, zeros, table, first, known, addresses)
             for q in range(begin, count):
                 if q + AHEAD < known:
-                    _prefetch_output_grad(size, dy, addresses, (q + AHEAD) * ELEMENTS, f, columns)
+                    _prefetch_output_grad(size, dy, addresses, (q + AHEAD) * ENTRIES, f, columns)
                 for j in range(0, columns if q >= 0 else 0, lanes):
                     panel = j // (2 * lanes) * (2 * lanes)
                     at = panel * count + q * min(2 * lanes, padded - panel) + j - panel
-                    _transform_output_grad(size, addresses, q * ELEMENTS, f + j, columns - j,
+                    _transform_output_grad(size, addresses, q * ENTRIES, f + j, columns - j,
                                            m, at, m_step)  # fmt: skip
             for e in range(ELEMENTS):
                 gemm.block_product(
@@ -810,7 +843,7 @@ def _gradient_sizes(channels, filters, tiles, lanes, dtype, most_workers):
         ((segments, pieces, sums), dtype),
         arena.rows(workers, ELEMENTS * v_step + ROWS + lanes, dtype),
         arena.rows(workers, ELEMENTS * m_step, dtype),
-        ((workers, block + AHEAD, ELEMENTS), np.int64),
+        ((workers, block + AHEAD, ENTRIES), np.int64),
         ((segments * pieces,), np.int64),
     )
     return _GradientSizes(block, part, split, scratch)
@@ -899,7 +932,7 @@ def _sizes(channels, filters, tiles, lanes, dtype, most_workers):
         ((u,), dtype),
         arena.rows(workers, ELEMENTS * v_step + ROWS * v_row, dtype),
         arena.rows(workers, ELEMENTS * m_step, dtype),
-        ((workers, block + AHEAD, ELEMENTS), np.int64),
+        ((workers, block + AHEAD, ENTRIES), np.int64),
         ((workers * -(-share // block),), np.int64),
     )
     zeros = _zeros(channels + 2 * lanes, dtype)
@@ -986,7 +1019,8 @@ def _places(starts, steps, side, picture_shape):
         at = starts[axis][:, np.newaxis] + number[axis] * steps[axis]
         inside = (at >= 0) & (at < lengths[axis])
         lines.append(np.where(inside, at * element, OUTSIDE))
-    return np.concatenate(lines)
+    lines = np.concatenate(lines)
+    return np.pad(lines, ((0, 0), (0, -side * side % PLACE_LANES)), constant_values=OUTSIDE)
 
 
 @functools.lru_cache(maxsize=64)

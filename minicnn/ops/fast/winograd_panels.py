@@ -28,7 +28,7 @@ from minicnn.ops.fast import gemm, sharing, simd, threads, winograd
 from minicnn.ops.fast.direct import FORWARD, INPUT_GRAD
 from minicnn.ops.fast.gemm import ROWS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.winograd import AHEAD, CHANNELS, ELEMENTS, FILTERS, TILES
+from minicnn.ops.fast.winograd import AHEAD, CHANNELS, ELEMENTS, ENTRIES, FILTERS, TILES
 
 MOST_TILES = 160  # their sums with a panel of filters are 740 kB of float32
 # Of the transformed kernel: 256 x 256, 9 MB, 8 pictures 14 x 14, is 1.1 times as fast in blocks.
@@ -116,7 +116,7 @@ def _worker_panels(worker, size, g, taps, row_step, column_step, table, scale, s
             for j in range(0, columns, lanes):
                 winograd._transform_output(
                     size, m, q * width + j, m_step, scale, start, f + j, f + j + to_floor,
-                    columns - j, addresses, q * ELEMENTS, pooled, index, streaming, code, slope,
+                    columns - j, addresses, q * ENTRIES, pooled, index, streaming, code, slope,
                 )  # fmt: skip
     simd.end_of_stream(y)
 
@@ -178,7 +178,7 @@ def _sizes(channels, filters, tiles, lanes, dtype, most_workers):
     v_step, m_step = winograd.block_steps(tiles, v_row, min(2 * lanes, filters), lanes)
     scratch = (
         ((ELEMENTS * v_step + ROWS * v_row,), dtype),
-        ((tiles, ELEMENTS), np.int64),
+        ((tiles, ENTRIES), np.int64),
         arena.rows(workers, ELEMENTS * winograd.panel_step(channels, lanes), dtype),
         arena.rows(workers, ELEMENTS * m_step, dtype),
         ((panels,), np.int64),
