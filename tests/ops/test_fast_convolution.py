@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
-from minicnn.ops.fast import bands, convolution, dense, dense_products, simd
+from minicnn.ops.fast import bands, convolution, dense, dense_heads, dense_products, simd
 from minicnn.ops.fast.pooled_convolution import conv2d_max_pool, conv2d_max_pool_kernel_grad
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
@@ -469,27 +469,47 @@ def test_errors(change, message):
         convolution.conv2d(**arguments)
 
 
+DENSE_KINDS = ["heads", "small", "large"]
+
+
 @settings(deadline=None, max_examples=60)
-@given(*[st.integers(1, 150)] * 3, st.sampled_from([np.float32, np.float64]), st.booleans())
-def test_dense_is_exact_on_integers(m, k, n, dtype, small):
-    check_dense(m, k, n, dtype, small)
+@given(
+    *[st.integers(1, 150)] * 3,
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from(DENSE_KINDS),
+)
+def test_dense_is_exact_on_integers(m, k, n, dtype, kind):
+    check_dense(m, k, n, dtype, kind)
 
 
-@pytest.mark.parametrize("small", [True, False])
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 300),
+    st.integers(1, dense_heads.MOST_COLUMNS),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_heads_are_exact_on_integers(m, k, n, dtype):
+    check_dense(m, k, n, dtype, "heads")
+
+
+@pytest.mark.parametrize("kind", DENSE_KINDS)
 @pytest.mark.parametrize(
     ("m", "k", "n"), [(64, 2048, 10), (33, 512, 65), (300, 1024, 16), (512, 5, 31), (513, 7, 9)]
 )
-def test_large_dense_is_exact_on_integers(m, k, n, small):
-    check_dense(m, k, n, np.float32, small)
+def test_large_dense_is_exact_on_integers(m, k, n, kind):
+    check_dense(m, k, n, np.float32, kind)
 
 
-def check_dense(m, k, n, dtype, small):
+def check_dense(m, k, n, dtype, kind):
+    small = kind == "small"
     arrays = [integers(shape, dtype, i) for i, shape in enumerate([(m, k), (k, n), (n,), (m, n)])]
     # NaN around everything that is read, a mark around everything that is written.
     x, kernel, bias, dy = (banded(array, np.nan)[1] for array in arrays)
     sums = x @ kernel + bias
     most = mock.patch.object(dense_products, "MOST_ROWS", m if small else 0)
-    with most, choosing(dense_products, "fits", lambda *_: small):
+    heads = choosing(dense_heads, "fits", lambda n: kind == "heads" and n <= 16)
+    with most, heads, choosing(dense_products, "fits", lambda *_: small):
         for operation, arguments, result in (
             (dense.dense, (x, kernel, bias), sums),
             (dense.dense, (x, kernel, bias, ("relu",)), np.maximum(sums, 0)),
@@ -508,9 +528,10 @@ def test_dense_activations_that_are_no_rectifier():
     np.testing.assert_allclose(y, np.tanh(x @ kernel), rtol=1e-13)
 
 
-def test_dense_gives_the_same_bits_on_any_number_of_threads():
+@pytest.mark.parametrize("n", [75, 10])
+def test_dense_gives_the_same_bits_on_any_number_of_threads(n):
     draw = np.random.default_rng(0).standard_normal
-    x, kernel, dy = (draw(shape, np.float32) for shape in [(70, 512), (512, 75), (70, 75)])
+    x, kernel, dy = (draw(shape, np.float32) for shape in [(70, 512), (512, n), (70, n)])
     results = []
     for number in (1, 2):
         with config.using(threads=number):

@@ -31,9 +31,10 @@ def results():
     yield from convolution(normal(2, 9, 7, 20), normal(3, 3, 20, 18), "same", (1, 1))  # Winograd
     yield from convolution(normal(2, 9, 7, 20), normal(5, 5, 20, 18), "same", (1, 1))
     yield from convolution(normal(2, 9, 8, 3), normal(5, 5, 3, 17), "valid", (2, 1))
-    x, kernel, bias = normal(5, 37), normal(37, 19), normal(19)
-    y = ops.dense(x, kernel, bias, activation=("relu",))
-    yield from (y, ops.dense_input_grad(y, kernel), ops.dense_kernel_grad(x, y))
+    for columns in (19, 10):
+        x, kernel, bias = normal(5, 37), normal(37, columns), normal(columns)
+        y = ops.dense(x, kernel, bias, activation=("relu",))
+        yield from (y, ops.dense_input_grad(y, kernel), ops.dense_kernel_grad(x, y))
     x = normal(3, 6, 6, 21)
     y, index = ops.max_pool2d(x, (2, 2), (2, 2), "valid")
     yield from (y, ops.max_pool2d_grad(y, index, x.shape, (2, 2), (2, 2), "valid"))
@@ -60,7 +61,7 @@ def computed(**settings):
 
 two, one = computed(), computed(threads=1)
 expected = computed(ops="reference")
-assert len(expected) == 20
+assert len(expected) == 23
 for a, b, reference in zip(two, one, expected, strict=True):
     np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(a, reference, rtol=0, atol=1e-4 * np.abs(reference).max())

@@ -8,7 +8,7 @@ the product itself.
 
 import numpy as np
 
-from minicnn.ops.fast import amx, amx_dense, dense_products, direct, operands
+from minicnn.ops.fast import amx, amx_dense, dense_heads, dense_products, direct, operands
 from minicnn.ops.fast.channel_sums import channel_sums
 from minicnn.ops.recording import noted
 
@@ -29,7 +29,9 @@ def dense(x, kernel, bias=None, activation=None, out=None):
         x = operands.flat("x", x, x.shape, dtype)
         kernel = operands.flat("kernel", kernel, kernel.shape, dtype)
         products = _products(m, k, n, dtype)
-        if products is not None:
+        if dense_heads.fits(n):
+            dense_heads.multiply(x, kernel, bias, (m, k, n), activation, y.reshape(-1))
+        elif products is not None:
             products.multiply(x, kernel, False, bias, (m, k, n), activation, y.reshape(-1))
         else:
             direct.convolve(x, kernel, bias, shape, activation, y.reshape(-1))
@@ -45,7 +47,9 @@ def dense_input_grad(dy, kernel, out=None):
     if dx.size:
         kernel = operands.flat("kernel", kernel, (k, n), dtype)
         products = _products(m, n, k, dtype)
-        if products is not None:
+        if dense_heads.fits(n):
+            dense_heads.input_gradient(dy, kernel, (m, k, n), dx.reshape(-1))
+        elif products is not None:
             products.multiply(dy, kernel, True, None, (m, n, k), None, dx.reshape(-1))
         else:
             direct.convolve_input_grad(dy, kernel, _geometry((m, k), (k, n)), dx.reshape(-1))
@@ -73,7 +77,9 @@ def dense_kernel_grad(x, dy, out=None):
         noted(np.copyto, dkernel, 0)
     elif dkernel.size:
         x = operands.flat("x", x, (m, k), dtype)
-        if _worth(m, k, n, dtype) and amx_dense.fits_gradient(m, k, n):
+        if dense_heads.fits(n):
+            dense_heads.kernel_gradient(x, dy, (m, k, n), dkernel.reshape(-1))
+        elif _worth(m, k, n, dtype) and amx_dense.fits_gradient(m, k, n):
             amx_dense.kernel_gradient(x, dy, (m, k, n), dkernel.reshape(-1))
         elif m <= dense_products.MOST_ROWS:
             dense_products.kernel_gradient(x, dy, (m, k, n), dkernel.reshape(-1))

@@ -43,7 +43,7 @@ def fits(rows, depth, itemsize):
 
 
 @simd.vector_intrinsic
-def _transpose_square(v, matrix, at, step, rows, columns, result, to, to_step):
+def transpose_square(v, matrix, at, step, rows, columns, result, to, to_step):
     """result[to + j * to_step + i] = matrix[at + i * step + j] for j < columns and all lanes i.
 
     Of the matrix only `rows` rows are read, the last one again for the lanes beyond them.
@@ -90,7 +90,7 @@ def _pack(unit, pieces, matrix, row, step, depth, columns, packed):
         return
     for j in range(0, width, lanes):
         for k in range(first, last, lanes):
-            _transpose_square(matrix, (column + j) * step + k, step, min(lanes, count - j),
+            transpose_square(matrix, (column + j) * step + k, step, min(lanes, count - j),
                               min(lanes, last - k), packed, panel0 + k * width + j,
                               width)  # fmt: skip
 

@@ -202,6 +202,19 @@ class Vectors:
         zeros = ir.Constant(ir.VectorType(_LANE_NUMBER, vector_type.count), None)
         return self.builder.shuffle_vector(first, undefined, zeros)
 
+    def load_scalar(self, array, index):
+        return self.builder.load(self.address(array, index))
+
+    def sum(self, x):
+        """Of all lanes: halves are added until one is left."""
+        undefined, width = ir.Constant(self.type, ir.Undefined), self.lanes
+        while width > 1:
+            width //= 2
+            order = [(lane + width) % self.lanes for lane in range(self.lanes)]
+            mask = ir.Constant(ir.VectorType(_LANE_NUMBER, self.lanes), order)
+            x = self.add(x, self.builder.shuffle_vector(x, undefined, mask))
+        return self.builder.extract_element(x, ir.Constant(_LANE_NUMBER, 0))
+
     def add(self, x, y):
         return self.builder.fadd(x, y, flags=("contract",))
 
