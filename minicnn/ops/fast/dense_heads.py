@@ -209,7 +209,7 @@ def fits(columns):
 
 @functools.lru_cache(maxsize=64)
 def _row(depth, lanes):
-    """Of K^T: whole tiles, and a vector more, or all rows would fall on the same sets of a cache."""
+    """Of K^T: whole tiles and a vector, or all rows would fall on the same sets of a cache."""
     return (-(-depth // (HIGH * lanes)) * HIGH + 1) * lanes
 
 
