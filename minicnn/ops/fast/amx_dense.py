@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import amx, gemm, simd, threads
+from minicnn.ops.fast import amx, gemm, sharing, simd, threads
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP, TILE_BYTES
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 
@@ -64,19 +64,27 @@ def _write(c, rows, columns, y, y0, y_row, code, slope):
 @parallel_kernel
 def _products(x, rows, depth, matrix, row, step, columns, start, zeros, offsets, lines, scratch, y,
               code, slope):  # fmt: skip
-    a_row = (len(offsets) * PARTS | 1) * LINE
-    for i in prange(rows):
-        number = np.int64(i)
-        amx.split_row(x.ctypes.data + 4 * number * depth, depth, lines.ctypes.data + number * a_row)
+    for i in prange(rows if len(lines) == 1 else 0):
+        _split_rows(x, depth, np.int64(i), np.int64(i) + 1, lines[0])
     for worker in prange(len(scratch)):
+        if len(lines) > 1:
+            _split_rows(x, depth, 0, rows, lines[np.int64(worker)])
         _worker_products(np.int64(worker), rows, depth, matrix, row, step, columns, start, zeros,
-                         offsets, lines, a_row, scratch, y, code, slope)  # fmt: skip
+                         offsets, lines, scratch, y, code, slope)  # fmt: skip
 
 
 @kernel
-def _worker_products(worker, rows, depth, matrix, row, step, columns, start, zeros, offsets, lines,
-                     a_row, scratches, y, code, slope):  # fmt: skip
-    scratch = scratches[worker]
+def _split_rows(x, depth, first, last, lines):
+    """Rows first : last of x, of `depth` numbers, to those of `lines`."""
+    for i in range(first, last):
+        amx.split_row(x.ctypes.data + 4 * i * depth, depth, lines[i].ctypes.data)
+
+
+@kernel
+def _worker_products(worker, rows, depth, matrix, row, step, columns, start, zeros, offsets,
+                     all_lines, scratches, y, code, slope):  # fmt: skip
+    scratch, lines = scratches[worker], all_lines[worker % len(all_lines)]
+    a_row = lines.shape[1] * lines.itemsize
     squares = scratch.ctypes.data
     c, b = scratch[SQUARES // 4 :], squares + SQUARES + SUMS
     first, last = gemm.share(worker, len(scratches), (columns + PANEL - 1) // PANEL)
@@ -95,21 +103,28 @@ def _worker_products(worker, rows, depth, matrix, row, step, columns, start, zer
 
 @parallel_kernel
 def _gradients(x, dy, rows, depth, columns, zeros, offsets, panels, scratch, dk):
-    panel_bytes = amx.packed_panel(len(offsets))
-    for panel in prange((columns + PANEL - 1) // PANEL):
-        j = np.int64(panel) * PANEL
-        _pack_panel(dy.ctypes.data + 4 * j, columns, gemm.ADJACENT, rows, min(PANEL, columns - j),
-                    zeros.ctypes.data, zeros.ctypes.data,
-                    panels.ctypes.data + np.int64(panel) * panel_bytes)  # fmt: skip
+    count = (columns + PANEL - 1) // PANEL
+    for panel in prange(count if len(panels) == 1 else 0):
+        _pack_dy(dy, rows, columns, np.int64(panel), np.int64(panel) + 1, zeros, panels[0])
     for worker in prange(len(scratch)):
-        _worker_gradients(np.int64(worker), x, depth, columns, zeros, offsets, panels, panel_bytes,
-                          scratch, dk)  # fmt: skip
+        if len(panels) > 1:
+            _pack_dy(dy, rows, columns, 0, count, zeros, panels[np.int64(worker)])
+        _worker_gradients(np.int64(worker), x, depth, columns, zeros, offsets, panels, scratch,
+                          dk)  # fmt: skip
 
 
 @kernel
-def _worker_gradients(worker, x, depth, columns, zeros, offsets, panels, panel_bytes, scratches,
-                      dk):  # fmt: skip
-    scratch = scratches[worker]
+def _pack_dy(dy, rows, columns, first, last, zeros, panels):
+    """Panels first : last of the `columns` of dy."""
+    for panel in range(first, last):
+        j = panel * PANEL
+        _pack_panel(dy.ctypes.data + 4 * j, columns, gemm.ADJACENT, rows, min(PANEL, columns - j),
+                    zeros.ctypes.data, zeros.ctypes.data, panels[panel].ctypes.data)  # fmt: skip
+
+
+@kernel
+def _worker_gradients(worker, x, depth, columns, zeros, offsets, all_panels, scratches, dk):
+    scratch, panels = scratches[worker], all_panels[worker % len(all_panels)]
     squares = scratch.ctypes.data
     c, a = scratch[SQUARES // 4 :], squares + SQUARES + SUMS
     blocks = (depth + BLOCK - 1) // BLOCK
@@ -125,8 +140,8 @@ def _worker_gradients(worker, x, depth, columns, zeros, offsets, panels, panel_b
         for j in range(0, columns, PANEL):
             width = min(PANEL, columns - j)
             amx.block_product(a, LINE, BLOCK * LINE, offsets.ctypes.data, len(offsets),
-                              panels.ctypes.data + j // PANEL * panel_bytes, width,
-                              squares + SQUARES, 4 * PANEL, 0)  # fmt: skip
+                              panels[j // PANEL].ctypes.data, width, squares + SQUARES,
+                              4 * PANEL, 0)  # fmt: skip
             _write(c, high, width, dk, i * columns + j, columns, gemm.LINEAR, zeros[0])
     amx.end()
 
@@ -154,7 +169,10 @@ def multiply(x, matrix, transposed, bias, sizes, activation, y):
     workers = min(threads.count(), -(-columns // PANEL))
     row, step = (1, depth) if transposed else (columns, 1)
     lines, scratch = arena.scratch(
-        ((-(-rows // BLOCK) * BLOCK, (steps * PARTS | 1) * LINE // 4), np.float32),
+        (
+            (sharing.copies(workers), -(-rows // BLOCK) * BLOCK, (steps * PARTS | 1) * LINE // 4),
+            np.float32,
+        ),
         _of_workers(workers, amx.packed_panel(steps)),
     )
     _products(x, rows, depth, matrix, row, step, columns, start, _zeros(), _evenly(steps, LINE),
@@ -167,7 +185,10 @@ def kernel_gradient(x, dy, sizes, dk):
     steps = rows // STEP
     workers = min(threads.count(), -(-depth // BLOCK))
     panels, scratch = arena.scratch(
-        ((-(-columns // PANEL), amx.packed_panel(steps) // 4), np.float32),
+        (
+            (sharing.copies(workers), -(-columns // PANEL), amx.packed_panel(steps) // 4),
+            np.float32,
+        ),
         _of_workers(workers, steps * PARTS * BLOCK * LINE),
     )
     _gradients(x, dy, rows, depth, columns, _zeros(), _evenly(steps, BLOCK * LINE), panels,

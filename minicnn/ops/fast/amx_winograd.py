@@ -104,26 +104,31 @@ def _gather(g, taps, start, row_step, height, column_step, length, square):
 def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_places, offsets, scale,
                   start, y, pooled, index, streaming, code, slope, block, group, zeros, outside, v,
                   lines, m, addresses, taken):  # fmt: skip
-    """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first."""
+    """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first, into
+    the one u of all workers, or into each one's own."""
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
     sharing.open_tasks(taken)
-    for piece in prange((filters + PANEL - 1) // PANEL * len(offsets)):
-        _split_kernel(g, taps, row_step, column_step, channels, filters, u, np.int64(piece))
+    pieces = (filters + PANEL - 1) // PANEL * len(offsets)
+    for piece in prange(pieces if len(u) == 1 else 0):
+        _split_kernel(g, taps, row_step, column_step, channels, filters, u[0], np.int64(piece))
     for worker in prange(len(v)):
+        for piece in range(pieces if len(u) > 1 else 0):
+            _split_kernel(g, taps, row_step, column_step, channels, filters, u[np.int64(worker)],
+                          piece)  # fmt: skip
         _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, scale, start, y,
                        pooled, index, streaming, code, slope, block, group, zeros, outside, v,
                        lines, m, addresses, taken)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, x, table, x_places, y_places, u, offsets, scale, start, y, pooled, index,
-                   streaming, code, slope, block, group, zeros, outside, vs, lines, ms, tables,
-                   taken):  # fmt: skip
+def _tiles_product(worker, x, table, x_places, y_places, us, offsets, scale, start, y, pooled,
+                   index, streaming, code, slope, block, group, zeros, outside, vs, lines, ms,
+                   tables, taken):  # fmt: skip
     """One worker's part of the blocks of tiles."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
     x_picture, y_picture = winograd._picture_sizes(table)
-    v, m, addresses = vs[worker], ms[worker], tables[worker]
+    u, v, m, addresses = us[worker % len(us)], vs[worker], ms[worker], tables[worker]
     a = lines[worker].ctypes.data
     v_row = (channels + lanes - 1) // lanes * lanes
     steps = len(offsets)
@@ -241,7 +246,7 @@ def _sizes(channels, filters, tiles, most_workers):
     block = -(-share // -(-share // most))  # blocks of equal length
     block += -block % BLOCK
     scratch = (
-        ((u_bytes // 4,), np.float32),
+        arena.rows(sharing.copies(workers), u_bytes // 4, np.float32),
         arena.rows(workers, ELEMENTS * (block * v_row + HALF), np.float32),
         arena.rows(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
         arena.rows(workers, ELEMENTS * (block * group + HALF), np.float32),
