@@ -14,6 +14,7 @@ from minicnn.ops.fast import (
     amx_direct,
     amx_gradient,
     amx_winograd,
+    amx_winograd_gradient,
     bands,
     convolution,
     dense,
@@ -49,9 +50,11 @@ MORE_POSITIONS = [  # enough for the kernel's gradient
 
 
 @pytest.fixture(autouse=True)
-def _few_tiles_are_no_exception(monkeypatch):
-    """Winograd of small pictures goes by blocks of tiles, too, which the unit multiplies."""
+def _small_cases_are_no_exception(monkeypatch):
+    """Winograd of small pictures goes by blocks of tiles, too, which the unit multiplies, and also
+    for a gradient of few channels."""
     monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
+    monkeypatch.setattr(amx_winograd_gradient, "LEAST", 1)
     convolution._chosen.cache_clear()
     yield
     convolution._chosen.cache_clear()
@@ -213,6 +216,35 @@ def test_bits_do_not_depend_on_threads(algorithm, grouping):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    "n, h, w, c, f",
+    [(2, 9, 11, 24, 40), (3, 17, 14, 64, 96), (9, 16, 16, 34, 16), (1, 4, 4, 16, 68)],
+)
+@pytest.mark.parametrize("pieces", [False, True])
+def test_gradient_by_tiles(n, h, w, c, f, groups, pieces, monkeypatch):
+    """Of one piece of dk and one block of tiles, and of several of both; twice from used memory."""
+    if pieces:
+        monkeypatch.setattr(winograd, "PIECE_BYTES", 36 * 4 * 32 * 32)
+        monkeypatch.setattr(amx_winograd_gradient, "BLOCK_BYTES", 0)
+    amx_winograd_gradient._sizes.cache_clear()
+    x, dy, kernel = normal(n, h, w, c * groups), normal(n, h, w, f * groups), (3, 3, c, f * groups)
+    with config.using(convolution="winograd"):
+        shape = direct.geometry(x.shape, kernel, (1, 1), "same", (1, 1), groups)
+        chosen = convolution.algorithm_for(shape, x.dtype, convolution.KERNEL_GRAD)
+        if amx.is_available() and groups == 1:
+            assert chosen is amx_winograd_gradient
+        got = [
+            convolution.conv2d_kernel_grad(x, dy, kernel, padding="same", groups=groups)
+            for _ in range(2)
+        ]
+    amx_winograd_gradient._sizes.cache_clear()
+    exact = x.astype(np.float64), dy.astype(np.float64)
+    wanted = reference.conv2d_kernel_grad(*exact, kernel, padding="same", groups=groups)
+    assert error(got[0], wanted) < 2e-6
+    np.testing.assert_array_equal(*got)
+
+
 def spread(x):
     """Channels of very different magnitude."""
     return (x * 10.0 ** np.linspace(-6, 6, x.shape[-1])).astype(np.float32)
@@ -304,6 +336,8 @@ def test_nothing_beside_the_output_is_written():
 
 
 def test_where_it_is_chosen(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
     monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 
     def chosen(c=32, f=32, kernel=3, product=convolution.FORWARD, dtype=np.float32, n=8, strides=1):
@@ -326,6 +360,8 @@ def test_where_it_is_chosen(monkeypatch):
     kernel_gradient = chosen(kernel=1, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(product=convolution.KERNEL_GRAD) is winograd
+    kernel_gradient = chosen(c=256, f=256, product=convolution.KERNEL_GRAD)
+    assert kernel_gradient is (amx_winograd_gradient if here else winograd)
     kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is winograd
     kernel_gradient = chosen(kernel=7, product=convolution.KERNEL_GRAD)

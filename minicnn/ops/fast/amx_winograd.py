@@ -14,8 +14,7 @@ by the transform it would be half as large again and written where it is not cac
 for 32 to 64 channels, 1.3 times for 128 to 256; the products are twice as fast, the transforms and
 splitting are what is left. 16 channels are half a step: two parts of them fill a line, and three
 products do the work of six (`amx.SHORT_TERMS`): 1.04 to 1.12 times for 16 to 32 filters, 1.35 for
-64. For a gradient of the kernel v or dy would have to be transposed as well: that was written and
-was 0.6 to 1.1 times as fast as `winograd`, so it is not here.
+64. `amx_winograd_gradient` does the gradient of the kernel, for which v has to be turned as well.
 """
 
 import functools

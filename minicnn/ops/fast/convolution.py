@@ -18,6 +18,7 @@ from minicnn.ops.fast import (
     amx_direct,
     amx_gradient,
     amx_winograd,
+    amx_winograd_gradient,
     bands,
     depthwise,
     direct,
@@ -194,8 +195,11 @@ def _on_tile_unit(algorithm, shape, product):
     """The same algorithm with its sums on the tile unit, where that is quicker."""
     taps, _, channels, filters = shape.kernel_shape
     filters //= shape.groups
-    if product == KERNEL_GRAD:  # Winograd's are no quicker there, see amx_winograd
-        return amx_gradient if algorithm is direct and amx_gradient.pays(shape) else algorithm
+    if product == KERNEL_GRAD:
+        if algorithm is winograd:
+            on_unit = taps == amx_winograd.TAPS and amx_winograd_gradient.pays(shape)
+            return amx_winograd_gradient if on_unit else winograd
+        return amx_gradient if amx_gradient.pays(shape) else direct
     if product == INPUT_GRAD:
         if taps == 1 and max(shape.strides) > 1:
             return algorithm  # `bands` writes zeros where no tap is: 0.40 ms, 0.67 on the unit

@@ -266,38 +266,14 @@ def _transform_kernel(v, size, source, source0, tap_step, target, target0, eleme
 
 @simd.vector_intrinsic
 def _transform_kernel_grad(
-    v, size, source, source0, element_step, segments, segment_step, target, target0, tap_step, count
+    v, size, source, source0, element_step, target, target0, tap_step, count
 ):
-    """dg = G^T du G, where du is the sum of `segments` (at least one) partial sums."""
-
-    def row_sum(i):
-        builder = v.builder
-        places = [v.offset(source0, (element_step, i * TILE + j)) for j in range(TILE)]
-        first = [v.load(source, place) for place in places]
-        before = builder.block
-        loop, body, after = (builder.append_basic_block(name) for name in ("add", "one", "added"))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        segment, moved = builder.phi(v.integer(0).type), builder.phi(v.integer(0).type)
-        sums = [builder.phi(v.type) for _ in range(TILE)]
-        builder.cbranch(builder.icmp_signed("<", segment, segments), body, after)
-        builder.position_at_end(body)
-        more = [v.load(source, builder.add(place, moved)) for place in places]
-        new = [v.add(total, one) for total, one in zip(sums, more, strict=True)]
-        advances = [
-            (segment, v.integer(1), builder.add(segment, v.integer(1))),
-            (moved, segment_step, builder.add(moved, segment_step)),
-            *zip(sums, first, new, strict=True),
-        ]
-        for phi, at_first, at_next in advances:
-            phi.add_incoming(at_first, before)
-            phi.add_incoming(at_next, body)
-        builder.branch(loop)
-        builder.position_at_end(after)
-        return sums
-
-    columns = transposed([row_sum(i) for i in range(TILE)])
-    tile = list(_sandwich(v, transposed(G[size]), columns))
+    """dg = G^T du G, the first `count` of a vector."""
+    rows = [
+        [v.load(source, v.offset(source0, (element_step, i * TILE + j))) for j in range(TILE)]
+        for i in range(TILE)
+    ]
+    tile = list(_sandwich(v, transposed(G[size]), transposed(rows)))
     _store_whole_or_first(
         v, tile, lambda i, j: (target, v.offset(target0, (tap_step, i * size + j))), count
     )
@@ -669,39 +645,36 @@ def _activate_tiles(size, y, table, first, count, code, slope):
 
 
 @parallel_kernel
-def tiles_gradient(size, x, table, x_places, dy_places, dy, dk, block, part, split, zeros, partial,
-                   v, m, addresses, taken):  # fmt: skip
-    """dk (kh, kw, channels, filters): (segment, piece of dk) apart, then sums and G^T . G."""
+def tiles_gradient(size, x, table, x_places, dy_places, dy, dk, block, part, split, zeros, sums,
+                   partial, v, m, addresses, taken):  # fmt: skip
+    """dk (kh, kw, channels, filters): segments of the tiles apart, then their sum."""
     sharing.open_tasks(taken)
     for worker in prange(len(v)):
-        _tiles_gradient(np.int64(worker), size, x, table, x_places, dy_places, dy, block, part,
-                        split, zeros, partial, v, m, addresses, taken)  # fmt: skip
-    for row in prange(partial.shape[1] * part):
-        _finish_kernel_grad(size, partial, np.int64(row), part, split, table, dk)
+        _tiles_gradient(np.int64(worker), size, x, table, x_places, dy_places, dy, dk, block, part,
+                        split, zeros, sums, partial, v, m, addresses, taken)  # fmt: skip
+    for row in prange(len(size) ** 2 * table[CHANNELS] if partial.size else 0):
+        add_segments(partial, np.int64(row), table, dk)
 
 
 @kernel
-def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part, split, zeros,
-                    partials, vs, ms, tables, taken):  # fmt: skip
+def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, dk, block, part, split, zeros,
+                    all_sums, partial, vs, ms, tables, taken):  # fmt: skip
     """One worker's part of the tasks (segment of the tiles, piece of dk)."""
     lanes = simd.VECTOR_BYTES // x.itemsize
-    all_channels, filters = table[CHANNELS], table[FILTERS]
+    filters = table[FILTERS]
     x_picture, dy_picture = _picture_sizes(table)
-    v, m, addresses = vs[worker], ms[worker], tables[worker]
+    sums, v, m, addresses = all_sums[worker], vs[worker], ms[worker], tables[worker]
     v_row = (part + lanes - 1) // lanes * lanes
     v_step, _ = block_steps(block, v_row, filters, lanes)
     m_step = block * split + lanes
     sums_step = (part + ROWS - 1) // ROWS * ROWS * split
-    segments, pieces = partials.shape[:2]
     for turn in range(taken.size):
         task = sharing.task_of(turn, worker, len(vs), taken)
         if task < 0:
             continue
-        segment, piece = divmod(task, pieces)
-        c0, f = _piece(piece, part, split, filters)
-        channels, columns = min(part, all_channels - c0), min(split, filters - f)
+        segment, first, last, c0, channels, f, columns = gradient_task(task, part, split, partial,
+                                                                       table)  # fmt: skip
         padded = (columns + lanes - 1) // lanes * lanes
-        first, last = gemm.share(segment, segments, table[TILES])
         mode, begin = gemm.WHOLE, -AHEAD
         while first < last:
             count = min(block, last - first)
@@ -721,38 +694,53 @@ def _tiles_gradient(worker, size, x, table, x_places, dy_places, dy, block, part
             for e in range(ELEMENTS):
                 gemm.block_product(
                     v, e * v_step, gemm.ADJACENT, v_row, channels, m, e * m_step, padded, count,
-                    partials[segment, piece], e * sums_step, split, zeros, gemm.ORIGIN, mode,
-                    gemm.LINEAR, zeros[0], zeros,
+                    sums, e * sums_step, split, zeros, gemm.ORIGIN, mode, gemm.LINEAR, zeros[0],
+                    zeros,
                 )  # fmt: skip
             mode, begin = gemm.ADD, 0
             first += count
+        finish_piece(size, sums, split, sums_step, c0, channels, f, columns, segment, partial,
+                     table, dk)  # fmt: skip
 
 
 @kernel
-def _piece(piece, part, split, filters):
-    """(first channel, first filter) of a piece of dk."""
-    across = (filters + split - 1) // split
-    return piece // across * part, piece % across * split
-
-
-@kernel
-def _finish_kernel_grad(size, partial, row, part, split, table, dk):
-    """Add the segments of one channel of one piece up, in order, and transform the sum."""
-    lanes = simd.VECTOR_BYTES // dk.itemsize
+def gradient_task(task, part, split, partial, table):
+    """(segment, its first and last tile, a piece of dk: first channel, channels, filter, filters)
+    of a task; a segment has all pieces one behind the other."""
     channels, filters = table[CHANNELS], table[FILTERS]
-    dk_row = table[OUT_PIXEL]
-    piece, row_of_piece = divmod(row, part)
-    c0, f0 = _piece(piece, part, split, filters)
-    channel = c0 + row_of_piece
-    if channel >= channels:
-        return
-    columns = min(split, filters - f0)
-    step = (part + ROWS - 1) // ROWS * ROWS * split
-    segments, pieces, sums = partial.shape
-    for j in range(0, columns, lanes):
-        _transform_kernel_grad(size, partial, piece * sums + row_of_piece * split + j, step,
-                               segments, pieces * sums, dk, channel * dk_row + f0 + j,
-                               channels * dk_row, columns - j)  # fmt: skip
+    across = (filters + split - 1) // split
+    segment, piece = divmod(task, (channels + part - 1) // part * across)
+    first, last = gemm.share(segment, max(len(partial), 1), table[TILES])
+    c0, f0 = piece // across * part, piece % across * split
+    return segment, first, last, c0, min(part, channels - c0), f0, min(split, filters - f0)
+
+
+@kernel
+def finish_piece(size, sums, sums_row, sums_step, c0, channels, f0, columns, segment, partial,
+                 table, dk):  # fmt: skip
+    """G^T . G of the sums of a piece: a quarter of the numbers that other threads have to read. To
+    `partial`, (segment, tap, channel, filter), or if it is empty at once to dk."""
+    lanes = simd.VECTOR_BYTES // dk.itemsize
+    target, row = dk, table[OUT_PIXEL]
+    if partial.size:
+        target, row = partial[segment], table[FILTERS]
+    for i in range(channels):
+        for j in range(0, columns, lanes):
+            _transform_kernel_grad(size, sums, i * sums_row + j, sums_step, target,
+                                   (c0 + i) * row + f0 + j, table[CHANNELS] * row,
+                                   columns - j)  # fmt: skip
+
+
+@kernel
+def add_segments(partial, row, table, dk):
+    """The sum of all segments, in order, for one tap and channel."""
+    filters = table[FILTERS]
+    at, target = row * filters, row * table[OUT_PIXEL]
+    for j in range(filters):
+        total = partial[0, at + j]
+        for segment in range(1, len(partial)):
+            total += partial[segment, at + j]
+        dk[target + j] = total
 
 
 # -- The three products ----------------------------------------------------------------------------
@@ -811,7 +799,7 @@ def convolve_kernel_grad(x, dy, shape, dk):
     size, _, channels, all_filters = shape.kernel_shape
     filters = all_filters // shape.groups
     plan = forward_plan(shape)
-    cut = _gradient_sizes(*plan.sizes, lanes, x.dtype, threads.count())
+    cut = _gradient_sizes(size, *plan.sizes, lanes, x.dtype, threads.count())
     zeros = _zeros(max(channels, filters) + 2 * lanes, x.dtype)
     scratch = arena.scratch(*cut.scratch)
     for g in range(shape.groups):
@@ -830,7 +818,7 @@ class _GradientSizes(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _gradient_sizes(channels, filters, tiles, lanes, dtype, most_workers):
+def _gradient_sizes(size, channels, filters, tiles, lanes, dtype, most_workers):
     segments, part, split = _division(tiles, channels, filters, lanes, dtype.itemsize)
     pieces = -(-channels // part) * -(-filters // split)
     block = _block(-(-tiles // segments), part + split, lanes, dtype.itemsize)  # v and m
@@ -840,13 +828,19 @@ def _gradient_sizes(channels, filters, tiles, lanes, dtype, most_workers):
     v_step, _ = block_steps(block, v_row, filters, lanes)
     m_step = block * split + lanes
     scratch = (
-        ((segments, pieces, sums), dtype),
+        arena.rows(workers, sums, dtype),
+        partial_sums(segments, size, channels * filters, dtype),
         arena.rows(workers, ELEMENTS * v_step + ROWS + lanes, dtype),
         arena.rows(workers, ELEMENTS * m_step, dtype),
         ((workers, block + AHEAD, ENTRIES), np.int64),
         ((segments * pieces,), np.int64),
     )
     return _GradientSizes(block, part, split, scratch)
+
+
+def partial_sums(segments, size, products, dtype):
+    """What `arena.scratch` is asked for."""
+    return (segments, size * size * products) if segments > 1 else (0, 0), dtype
 
 
 def _division(tiles, channels, filters, lanes, itemsize):
