@@ -29,6 +29,7 @@ from numba.core import cgutils
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.jit import kernel, parallel_kernel
+from minicnn.ops.fast.simd import Variable
 from minicnn.ops.fast.tiles import HALVES, HalfVectors
 from minicnn.ops.recording import noted
 
@@ -140,8 +141,9 @@ def _row_tile(columns, kind):
     return simd.vector_intrinsic(write)
 
 
-def _tap_tile(kind):
-    """Intrinsic: a tile of taps, one vector of filters."""
+def _tap_tile(kind, run):
+    """Intrinsic: a tile of taps, one vector of filters; `run` taps each see neighbours in s, so
+    that all but one of them have what the one beside them had for the pixel before."""
 
     def write(v, s, s_row, taps, t0, rows, columns, dy, dy0, dy_step, left, sums, sums0, x, ahead,
               ahead_count, dy_ahead, dy_ahead_count):  # fmt: skip
@@ -152,8 +154,10 @@ def _tap_tile(kind):
         whole, v = v, kind.vectors(v)
         builder, load_tap = v.builder, kind.load(v)
         cells, elements = kind.tile(v.lanes)
+        lanes = v.integer(v.lanes)
         offsets = [
-            v.load_integer(taps, builder.add(t0, v.integer(i * elements))) for i in range(cells)
+            v.load_integer(taps, builder.add(t0, v.integer(i * elements)))
+            for i in range(0, cells, run)
         ]
         totals = [cgutils.alloca_once(builder, v.type) for _ in range(cells * elements)]
         places = [builder.add(sums0, v.integer(i * v.lanes)) for i in range(len(totals))]
@@ -169,14 +173,29 @@ def _tap_tile(kind):
                     following = v.offset(first, (builder.mul(row, count), whole.lanes))
                     whole.prefetch_run(array, following, count)
                 there = builder.add(dy0, builder.mul(builder.mul(row, columns), dy_step))
+                begin = builder.mul(row, s_row)
+                seen = [  # by the taps of a run but the last, of the first pixel
+                    [
+                        Variable(v, load_tap(s, v.offset(builder.add(begin, offset), (lanes, i))))
+                        for i in range(run - 1)
+                    ]
+                    for offset in offsets
+                ]
                 with v.count_up(columns) as (j, _):
                     factor = load(dy, builder.add(there, builder.mul(j, dy_step)))
-                    pixel = v.offset(builder.mul(row, s_row), (j, v.lanes))
-                    for i, total in enumerate(totals):
-                        cell, element = divmod(i, elements)
-                        place = builder.add(builder.add(pixel, offsets[cell]), v.integer(element))
-                        value = v.multiply_add(load_tap(s, place), factor, builder.load(total))
-                        builder.store(value, total)
+                    pixel = v.offset(begin, (j, v.lanes))
+                    for number, offset in enumerate(offsets):
+                        at = v.offset(builder.add(pixel, offset), (lanes, run - 1))
+                        values = [each.value for each in seen[number]]
+                        values += [
+                            load_tap(s, builder.add(at, v.integer(i))) for i in range(elements)
+                        ]
+                        for i, value in enumerate(values):
+                            total = totals[number * len(values) + i]
+                            value = v.multiply_add(value, factor, builder.load(total))
+                            builder.store(value, total)
+                        for each, value in zip(seen[number], values[1:run], strict=True):
+                            each.value = value
             for total, place in zip(totals, places, strict=True):
                 v.store(builder.load(total), sums, place)
 
@@ -325,9 +344,9 @@ def products(name, kind):
     return parallel_kernel(loop)
 
 
-def gradients(name, kind):
-    """Parallel kernel: dK from planes of x, tile by tile of `height` taps."""
-    tap_tile = _tap_tile(kind)
+def gradients(name, kind, run=1):
+    """Parallel kernel: dK from planes of x, tile by tile of `height` taps; `run` see neighbours."""
+    tap_tile = _tap_tile(kind, run)
 
     def work(worker, x, table, remainders, phases, taps, height, dy, partial, scratch, taken):
         s, size, lanes = scratch[worker], table[PIXEL_SIZE], simd.VECTOR_BYTES // x.itemsize
