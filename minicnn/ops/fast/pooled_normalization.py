@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm
+from minicnn.ops.fast import gemm, threads
 from minicnn.ops.fast.channel_sums import GROUP, Rows, add_to, fold_sums
 from minicnn.ops.fast.elementwise import rectifier
 from minicnn.ops.fast.jit import kernel, parallel_kernel
@@ -25,7 +25,7 @@ from minicnn.ops.fast.normalization import (
     group_normalize,
     group_products,
     moments_from_sums,
-    moments_of_block,
+    moments_of_share,
     move,
     moving_averages,
     near_mean,
@@ -43,12 +43,13 @@ STORED = 0  # for an argument of kernels, see gemm.ORIGIN: not past the caches
 
 @parallel_kernel
 def normalize_max(x, gamma, beta, epsilon, slope, rows, down, across, w, side, sums, vectors,
-                  moving_mean, moving_variance, momentum, statistics, y, index):  # fmt: skip
+                  moving_mean, moving_variance, momentum, statistics, y, index,
+                  workers):  # fmt: skip
     """`normalize_by_batch` of normalization.py, of which the maxima go to y."""
     channels, width, line = gamma.size, vectors.shape[1], w * gamma.size
     near_mean(x, channels, vectors[0])
-    for b in prange(len(sums)):
-        moments_of_block(x, np.int64(b), rows, vectors[0], sums[b])
+    for worker in prange(workers):
+        moments_of_share(np.int64(worker), workers, x, rows, vectors[0], sums)
     moments_from_sums(sums, vectors[0], x.size // channels, statistics)
     move(moving_mean, moving_variance, momentum, statistics)
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
@@ -63,17 +64,21 @@ def normalize_max(x, gamma, beta, epsilon, slope, rows, down, across, w, side, s
 
 @parallel_kernel
 def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, down, across, w,
-                  side, sums, vectors, statistics, dx, streaming, grads):  # fmt: skip
+                  side, sums, vectors, statistics, dx, streaming, grads, workers):  # fmt: skip
     """`gradients` of normalization.py for the dy that the maxima hand down."""
     channels = gamma.size
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
-    for b in prange(len(sums)):
-        products_of_pairs(dy, index, x, np.int64(b), rows, down, across, w, side, channels,
-                          vectors, slope, sums[b])  # fmt: skip
+    for worker in prange(workers):
+        first, last = gemm.share(np.int64(worker), workers, len(sums))
+        for b in range(last - 1, first - 1, -1):
+            products_of_pairs(dy, index, x, b, rows, down, across, w, side, channels, vectors,
+                              slope, sums[b])  # fmt: skip
     gradient_vectors(sums, statistics, gamma, epsilon, x.size // channels, True, vectors, grads)
-    for b in prange(len(sums)):
-        input_grad_of_pairs(dy, index, x, np.int64(b), rows, down, across, w, side, channels,
-                            vectors, slope, slope_below, dx, streaming, sums[b, 0])  # fmt: skip
+    for worker in prange(workers):
+        first, last = gemm.share(np.int64(worker), workers, len(sums))
+        for b in range(first, last):
+            input_grad_of_pairs(dy, index, x, b, rows, down, across, w, side, channels, vectors,
+                                slope, slope_below, dx, streaming, sums[b, 0])  # fmt: skip
     fold_sums(sums, grads[:1])
 
 
@@ -126,7 +131,7 @@ def batch_norm_max_pool(x, gamma, beta, epsilon, activation=None, out=None, movi
     x, statistics = flat("x", x, x.shape, dtype), np.empty((2, cut.channels))
     normalize_max(x, gamma, beta, epsilon, slope, cut.rows, *windows.tables, w, SIDE,
                   *cut.scratch(2, 3, dtype), *moving_averages(cut, dtype, moving), statistics,
-                  y.reshape(-1), index.reshape(-1))  # fmt: skip
+                  y.reshape(-1), index.reshape(-1), threads.count())  # fmt: skip
     return y, index, *statistics
 
 
@@ -145,7 +150,7 @@ def batch_norm_max_pool_grad(
                   epsilon, rectifier(activation, dtype), rectifier(below, dtype), cut.rows,
                   *_windows(x.shape).tables, w, SIDE, *cut.scratch(2, 5, dtype),
                   both_statistics(cut, mean, variance), dx.reshape(-1), past_caches(cut, dx),
-                  grads)  # fmt: skip
+                  grads, threads.count())  # fmt: skip
     return dx, *rounded(grads, dtype)
 
 
