@@ -29,18 +29,19 @@ HIGH, WIDE = (4, 5) if simd.REGISTERS == 32 else (2, 4)
 
 
 def _add_products(v, count, step, left, right):
-    """Sums over k = 0, step, ... of left(k, i) * right(k, j), HIGH lists of WIDE variables."""
+    """Sums over k = 0, step, ... of left(load, k, i) * right(load, k, j), HIGH lists of WIDE
+    variables; and add(load, k), which adds one more product to each."""
     sums = [[Variable(v, v.constant(0)) for _ in range(WIDE)] for _ in range(HIGH)]
 
-    def add(k):
-        lefts = [left(k, i) for i in range(HIGH)]
+    def add(load, k):
+        lefts = [left(load, k, i) for i in range(HIGH)]
         for j in range(WIDE):
-            factor = right(k, j)
+            factor = right(load, k, j)
             for row, value in zip(sums, lefts, strict=True):
                 row[j].value = v.multiply_add(value, factor, row[j].value)
 
     with v.count_up(count, step) as (k, _):
-        add(k)
+        add(v.load, k)
     return sums, add
 
 
@@ -60,19 +61,13 @@ def _rows_by_columns(v, x, row, rows, depth, turned, turned_row, column, columns
     k_starts = [builder.mul(j, turned_row) for j in numbers]
     whole = builder.and_(depth, v.integer(-v.lanes))
     rest = builder.sub(depth, whole)
-    few = []  # lanes of the last vector, once it is its turn
-
-    def read(array, index):
-        return v.load_first(array, index, rest) if few else v.load(array, index)
-
     sums, add = _add_products(
         v, whole, v.lanes,
-        lambda k, i: read(x, builder.add(x_starts[i], k)),
-        lambda k, j: read(turned, builder.add(k_starts[j], k)),
+        lambda load, k, i: load(x, builder.add(x_starts[i], k)),
+        lambda load, k, j: load(turned, builder.add(k_starts[j], k)),
     )  # fmt: skip
     with builder.if_then(builder.icmp_signed(">", rest, v.integer(0))):
-        few.append(rest)
-        add(whole)
+        add(lambda array, index: v.load_first(array, index, rest), whole)
     for i, line in enumerate(sums):
         for j, total in enumerate(line):
             value = builder.fadd(v.sum(total.value), v.load_scalar(start, numbers[j]))
@@ -89,8 +84,8 @@ def _rows_by_vectors(v, dy, row, rows, columns, turned, turned_row, first, depth
     places = [builder.add(first, v.integer(i * v.lanes)) for i in range(HIGH)]
     sums, _ = _add_products(
         v, columns, 1,
-        lambda k, i: v.load(turned, builder.add(builder.mul(k, turned_row), places[i])),
-        lambda k, j: v.load_splat(dy, builder.add(dy_starts[j], k)),
+        lambda load, k, i: load(turned, builder.add(builder.mul(k, turned_row), places[i])),
+        lambda _, k, j: v.load_splat(dy, builder.add(dy_starts[j], k)),
     )  # fmt: skip
     for i, place in enumerate(places):
         for j, number in enumerate(numbers):
@@ -106,10 +101,10 @@ def _vectors_by_columns(v, x, first, rows, depth, dy, column, columns, turned, t
     places = [builder.add(first, v.integer(i * v.lanes)) for i in range(HIGH)]
     sums, _ = _add_products(
         v, rows, 1,
-        lambda k, i: v.load_first(
+        lambda _, k, i: v.load_first(
             x, builder.add(builder.mul(k, depth), places[i]), builder.sub(depth, places[i])
         ),
-        lambda k, j: v.load_splat(dy, builder.add(builder.mul(k, columns), numbers[j])),
+        lambda _, k, j: v.load_splat(dy, builder.add(builder.mul(k, columns), numbers[j])),
     )  # fmt: skip
     for i, line in enumerate(sums):
         for number, total in zip(numbers, line, strict=True):
