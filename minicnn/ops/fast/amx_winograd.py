@@ -245,7 +245,7 @@ def _sizes(channels, filters, tiles, most_workers):
     block = -(-share // -(-share // most))  # blocks of equal length
     block += -block % BLOCK
     scratch = (
-        arena.rows(sharing.copies(workers), u_bytes // 4, np.float32),
+        arena.rows(sharing.copies(workers, u_bytes), u_bytes // 4, np.float32),
         arena.rows(workers, ELEMENTS * (block * v_row + HALF), np.float32),
         arena.rows(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
         arena.rows(workers, ELEMENTS * (block * group + HALF), np.float32),

@@ -60,11 +60,12 @@ def task_of(turn, worker, workers, taken):
 
 
 FEW = 2  # workers
+SMALL = 4 << 20  # bytes
 
 
-def copies(workers):
-    """In how many copies `workers` make what all of them read: one, in which each has a part, or,
-    if they are few, one each. What another core has just written comes slowly out of its cache: on
-    a Xeon a core got 4 to 8 GB a second of it.
+def copies(workers, size):
+    """In how many copies `workers` make what all of them read, `size` bytes: one, in which each has
+    a part, or, if both are few, one each. What another core has just written comes slowly out of
+    its cache: on a Xeon a core got 4 to 8 GB a second of it.
     """
-    return workers if workers <= FEW else 1
+    return workers if workers <= FEW and size <= SMALL else 1

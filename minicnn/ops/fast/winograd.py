@@ -532,27 +532,32 @@ def _transform_strip(size, g, taps, row_step, column_step, strip, rows, columns,
 def tiles_product(size, g, taps, row_step, column_step, u, x, table, x_places, y_places, scale,
                   start, y, pooled, index, streaming, code, slope, block, zeros, outside, v, m,
                   addresses, taken):  # fmt: skip
-    """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first."""
+    """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first, into
+    the one u of all workers, or into each one's own."""
     lanes, channels = simd.VECTOR_BYTES // x.itemsize, table[CHANNELS]
+    strips = (channels + lanes - 1) // lanes
     sharing.open_tasks(taken)
-    for strip in prange((channels + lanes - 1) // lanes):
+    for strip in prange(strips if len(u) == 1 else 0):
         _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
-                         table[FILTERS], u)  # fmt: skip
+                         table[FILTERS], u[0])  # fmt: skip
     for worker in prange(len(v)):
+        for strip in range(strips if len(u) > 1 else 0):
+            _transform_strip(size, g, taps, row_step, column_step, strip, channels, table[FILTERS],
+                             u[np.int64(worker)])  # fmt: skip
         _tiles_product(np.int64(worker), size, x, table, x_places, y_places, u, scale, start, y,
                        pooled, index, streaming, code, slope, block, zeros, outside, v, m,
                        addresses, taken)  # fmt: skip
 
 
 @kernel
-def _tiles_product(worker, size, x, table, x_places, y_places, u, scale, start, y, pooled, index,
+def _tiles_product(worker, size, x, table, x_places, y_places, us, scale, start, y, pooled, index,
                    streaming, code, slope, block, zeros, outside, vs, ms, tables,
                    taken):  # fmt: skip
     """One worker's part of the blocks of tiles."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[CHANNELS], table[FILTERS]
     x_picture, y_picture = _picture_sizes(table)
-    v, m, addresses = vs[worker], ms[worker], tables[worker]
+    u, v, m, addresses = us[worker % len(us)], vs[worker], ms[worker], tables[worker]
     v_row = (channels + lanes - 1) // lanes * lanes
     v_step, m_step = block_steps(block, v_row, filters, lanes)
     u_step = panel_step(channels, lanes)
@@ -923,7 +928,7 @@ def _sizes(channels, filters, tiles, lanes, dtype, most_workers):
     v_step, m_step = block_steps(block, v_row, filters, lanes)
     u = -(-filters // (2 * lanes)) * ELEMENTS * panel_step(channels, lanes)
     scratch = (
-        ((u,), dtype),
+        arena.rows(sharing.copies(workers, u * dtype.itemsize), u, dtype),
         arena.rows(workers, ELEMENTS * v_step + ROWS * v_row, dtype),
         arena.rows(workers, ELEMENTS * m_step, dtype),
         ((workers, block + AHEAD, ENTRIES), np.int64),
