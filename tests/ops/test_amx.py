@@ -19,6 +19,7 @@ from minicnn.ops.fast import (
     convolution,
     dense,
     direct,
+    sharing,
     winograd,
     winograd_panels,
 )
@@ -189,23 +190,29 @@ def test_bits_of_dense_layers_do_not_depend_on_threads(monkeypatch):
     monkeypatch.setattr(dense, "WORTH_COMPILING", 0)
     x, kernel, dy = normal(96, 80), normal(80, 112, seed=1), normal(96, 112, seed=2)
     results = []
-    for threads in (1, 2):
+    for threads, few in ((1, 2), (2, 2), (2, 0)):  # two with copies of their own, and without
+        monkeypatch.setattr(sharing, "FEW", few)
         with config.using(threads=threads):
             results.append((dense.dense(x, kernel), dense.dense_input_grad(dy, kernel),
                             dense.dense_kernel_grad(x, dy)))  # fmt: skip
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for again in results[1:]:
+        for one, other in zip(results[0], again, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("grouping", [1, 2])
+@pytest.mark.parametrize("unit", ["auto", "off"])
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])
-def test_bits_do_not_depend_on_threads(algorithm, grouping):
+def test_bits_do_not_depend_on_threads(algorithm, unit, grouping, monkeypatch):
     x, kernel = normal(3, 17, 14, 64), normal(3, 3, 64 // grouping, 96, seed=1)
     dy = normal(3, 17, 14, 96, seed=2)
     options = {"padding": "same", "groups": grouping}
     results = []
-    for threads in (1, 2, 1):
-        with config.using(convolution=algorithm, threads=threads):
+    for threads, few in ((1, 2), (2, 2), (2, 0), (1, 2)):  # see above
+        monkeypatch.setattr(sharing, "FEW", few)
+        amx_winograd._sizes.cache_clear()
+        winograd._sizes.cache_clear()
+        with config.using(convolution=algorithm, threads=threads, amx=unit):
             results.append((
                 convolution.conv2d(x, kernel, **options),
                 convolution.conv2d_input_grad(dy, kernel, x.shape, **options),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
-from minicnn.ops.fast import bands, convolution, dense, dense_heads, dense_products, simd
+from minicnn.ops.fast import bands, convolution, dense, dense_heads, dense_products, sharing, simd
 from minicnn.ops.fast.pooled_convolution import conv2d_max_pool, conv2d_max_pool_kernel_grad
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
@@ -529,11 +529,12 @@ def test_dense_activations_that_are_no_rectifier():
 
 
 @pytest.mark.parametrize("n", [75, 10])
-def test_dense_gives_the_same_bits_on_any_number_of_threads(n):
+def test_dense_gives_the_same_bits_on_any_number_of_threads(n, monkeypatch):
     draw = np.random.default_rng(0).standard_normal
     x, kernel, dy = (draw(shape, np.float32) for shape in [(70, 512), (512, n), (70, n)])
     results = []
-    for number in (1, 2):
+    for number, few in ((1, 2), (2, 2), (2, 0)):  # two with copies of their own, and without
+        monkeypatch.setattr(sharing, "FEW", few)
         with config.using(threads=number):
             results.append(
                 [
@@ -542,8 +543,9 @@ def test_dense_gives_the_same_bits_on_any_number_of_threads(n):
                     dense.dense_kernel_grad(x, dy),
                 ]
             )
-    for one, two in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, two)
+    for again in results[1:]:
+        for one, two in zip(results[0], again, strict=True):
+            np.testing.assert_array_equal(one, two)
     exact = x.astype(np.float64) @ kernel.astype(np.float64)
     np.testing.assert_allclose(results[0][0], exact, rtol=0, atol=2e-5 * np.abs(exact).max())
 

@@ -25,7 +25,7 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import amx, sharing, threads, winograd
+from minicnn.ops.fast import amx, gemm, sharing, threads, winograd
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP, TILE_BYTES
 from minicnn.ops.fast.amx_winograd import HALF, SIZE
 from minicnn.ops.fast.jit import kernel, parallel_kernel
@@ -43,8 +43,10 @@ def tiles_gradient(x, table, x_places, dy_places, dy, dk, block, part, split, ze
     for worker in prange(len(v)):
         _tiles_gradient(np.int64(worker), x, table, x_places, dy_places, dy, dk, block, part, split,
                         zeros, offsets, sums, partial, v, m, a, b, addresses, taken)  # fmt: skip
+    filters, dk_row = table[winograd.FILTERS], table[winograd.OUT_PIXEL]
     for row in prange(9 * table[winograd.CHANNELS] if partial.size else 0):
-        winograd.add_segments(partial, np.int64(row), table, dk)
+        number = np.int64(row)
+        gemm.add_segments(partial, number * filters, filters, dk, number * dk_row)
 
 
 @kernel

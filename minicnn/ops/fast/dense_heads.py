@@ -6,7 +6,7 @@ Design. n fills a vector badly, k fills many: vectors run along k, in rows of x 
 rows of K^T, which is made first. Tiles of sums stay in registers: (rows of x, columns) of vectors
 that are added up across at last for y, (rows, vectors of k) for dx, (vectors of k, columns) for
 dK, which is turned back in squares. A row or a column that does not exist is the last one once
-more. For y every thread turns K for itself: two that shared one took longer than one alone.
+more. For y two threads turn K each for itself: with one for both they took longer than one alone.
 Measured beside `dense_products` or `direct` (two cores of a Xeon, microseconds of y, dx, dK):
 64 x 2048 by 2048 x 10: 57, 57, 49, not 105, 75, 62; 1 x 2048 by the same: 30, 21, 22, not 93, 72,
 19.
@@ -18,8 +18,8 @@ import numpy as np
 from numba import prange
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm, simd, threads
-from minicnn.ops.fast.dense_products import transpose_square
+from minicnn.ops.fast import gemm, sharing, simd, threads
+from minicnn.ops.fast.dense_products import PACKED, transpose_square
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.simd import Variable
 
@@ -70,7 +70,7 @@ def _rows_by_columns(v, x, row, rows, depth, turned, turned_row, column, columns
         add(lambda array, index: v.load_first(array, index, rest), whole)
     for i, line in enumerate(sums):
         for j, total in enumerate(line):
-            value = builder.fadd(v.sum(total.value), v.load_scalar(start, numbers[j]))
+            value = builder.fadd(v.sum(total.value), builder.load(v.address(start, numbers[j])))
             place = builder.add(builder.mul(x_rows[i], columns), numbers[j])
             builder.store(value, v.address(y, place))
 
@@ -133,16 +133,21 @@ def _turn(matrix, first, last, depth, columns, turned, row):
 
 @parallel_kernel
 def _products(x, rows, depth, matrix, columns, turned, row, start, y, code, slope, workers):
+    for piece in prange((depth + PACKED - 1) // PACKED if len(turned) == 1 else 0):
+        first = np.int64(piece) * PACKED
+        _turn(matrix, first, min(first + PACKED, depth), depth, columns, turned[0], row)
     for worker in prange(workers):
-        _worker_products(np.int64(worker), workers, x, rows, depth, matrix, columns,
-                         turned[np.int64(worker)], row, start, y, code, slope)  # fmt: skip
+        if len(turned) > 1:
+            _turn(matrix, 0, depth, depth, columns, turned[np.int64(worker)], row)
+        _worker_products(np.int64(worker), workers, x, rows, depth, columns, turned, row, start, y,
+                         code, slope)  # fmt: skip
 
 
 @kernel
-def _worker_products(worker, workers, x, rows, depth, matrix, columns, turned, row, start, y, code,
+def _worker_products(worker, workers, x, rows, depth, columns, all_turned, row, start, y, code,
                      slope):  # fmt: skip
+    turned = all_turned[worker % len(all_turned)]
     first, last = gemm.share(worker, workers, (rows + HIGH - 1) // HIGH)
-    _turn(matrix, 0, depth, depth, columns, turned, row)
     for i in range(first * HIGH, min(last * HIGH, rows), HIGH):
         for j in range(0, columns, WIDE):
             _rows_by_columns(x, i, rows, depth, turned, row, j, columns, start, y)
@@ -212,7 +217,8 @@ def multiply(x, matrix, bias, sizes, activation, y):
     """y (m, n) = activation(x (m, k) @ matrix (k, n) + bias), flat."""
     m, k, n = sizes
     row = _row(k, simd.lanes(x.dtype))
-    (turned,) = arena.scratch(arena.rows(threads.count(), n * row, x.dtype))
+    copies = sharing.copies(threads.count(), n * row * x.itemsize)
+    (turned,) = arena.scratch(arena.rows(copies, n * row, x.dtype))
     start = gemm.start_vector(bias, activation, n, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
     _products(x, m, k, matrix, n, turned, row, start, y, code, slope, threads.count())

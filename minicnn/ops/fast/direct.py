@@ -485,7 +485,8 @@ def patch_gradient(x, table, runs, parts, dy, filters, zeros, rows, dk, block, p
         _patch_gradient(np.int64(worker), x, table, runs, parts, dy, filters, zeros, block, partial,
                         scratch, taken)  # fmt: skip
     for row in prange(len(rows)):
-        _add_segments(partial, rows, np.int64(row), dk)
+        number = np.int64(row)
+        gemm.add_segments(partial, rows[number, 0], rows[number, 2], dk, rows[number, 1])
 
 
 @kernel
@@ -522,16 +523,6 @@ def _patch_gradient(worker, x, table, runs, parts, dy, filters, zeros, block, pa
             )  # fmt: skip
             mode = gemm.ADD
             first += count
-
-
-@kernel
-def _add_segments(partial, rows, row, dk):
-    at, dk_at, columns = rows[row, 0], rows[row, 1], rows[row, 2]
-    for j in range(columns):
-        total = partial[0, at + j]
-        for segment in range(1, len(partial)):
-            total += partial[segment, at + j]
-        dk[dk_at + j] = total
 
 
 # -- The three products ----------------------------------------------------------------------------

@@ -278,6 +278,16 @@ def share(number, pieces, length):
     return number * length // pieces, (number + 1) * length // pieces
 
 
+@kernel
+def add_segments(partial, at, columns, dk, dk_at):
+    """dk[dk_at : + columns] = the sum of partial[segment, at : + columns] in their order."""
+    for j in range(columns):
+        total = partial[0, at + j]
+        for segment in range(1, len(partial)):
+            total += partial[segment, at + j]
+        dk[dk_at + j] = total
+
+
 # The index of a prange is unsigned: np.int64 makes it a number like all others, or arithmetic with
 # it would give floats and kernels called with it would be compiled twice.
 

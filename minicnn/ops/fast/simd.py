@@ -144,7 +144,7 @@ class Vectors:
     def number(self, value):
         """An integer in all lanes, as 32 bits."""
         wide = ir.VectorType(_LANE_NUMBER, self.lanes)
-        return self._broadcast(self.builder.trunc(value, _LANE_NUMBER), wide)
+        return self.broadcast(self.builder.trunc(value, _LANE_NUMBER), wide)
 
     def load_numbers(self, array, index, count=None):
         """Unsigned integers of any size as 32 bits; the first `count`, and 0, if given."""
@@ -187,23 +187,21 @@ class Vectors:
         """Mask of the first `count` lanes."""
         count = self.builder.trunc(count, _LANE_NUMBER)
         numbers = ir.Constant(ir.VectorType(_LANE_NUMBER, self.lanes), list(range(self.lanes)))
-        return self.builder.icmp_signed("<", numbers, self._broadcast(count, numbers.type))
+        return self.builder.icmp_signed("<", numbers, self.broadcast(count, numbers.type))
 
     def splat(self, scalar):
-        return self._broadcast(scalar, self.type)
+        return self.broadcast(scalar, self.type)
 
     def load_splat(self, array, index):
         """One element in all lanes."""
         return self.splat(self.builder.load(self.address(array, index)))
 
-    def _broadcast(self, scalar, vector_type):
+    def broadcast(self, scalar, vector_type):
+        """The same in a vector of any type."""
         undefined = ir.Constant(vector_type, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(_LANE_NUMBER, 0))
         zeros = ir.Constant(ir.VectorType(_LANE_NUMBER, vector_type.count), None)
         return self.builder.shuffle_vector(first, undefined, zeros)
-
-    def load_scalar(self, array, index):
-        return self.builder.load(self.address(array, index))
 
     def sum(self, x):
         """Of all lanes: halves are added until one is left."""

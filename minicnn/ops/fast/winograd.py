@@ -66,7 +66,7 @@ ELEMENTS = TILE * TILE
 V_BYTES = 640 * 1024
 GROUP = 2  # panels of filters that are multiplied before their outputs are transformed back
 PIECE_BYTES = 2304 * 1024  # sums of a piece of a kernel gradient: 128 x 128 in float32
-PARTIAL_BYTES = 8 << 20  # all segments of a kernel gradient together
+PARTIAL_BYTES = 8 << 20  # sums of all segments of a kernel gradient, before their transform
 AHEAD = 12  # tiles; 2, 4, 8, 16 and 32 gained less, for no reason that was found
 TASKS = 8  # of a kernel gradient, at most: what more threads could share
 SEGMENT = 256  # tiles
@@ -452,15 +452,12 @@ def _address_line(v, places, rows, columns, length, elsewhere, array, first, add
     def at(table, index):
         return builder.bitcast(builder.gep(table, [index]), kind.as_pointer())
 
-    def everywhere(value):
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
-        order = ir.Constant(ir.VectorType(ir.IntType(32), PLACE_LANES), None)
-        return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), order)
-
     shift = (simd.VECTOR_BYTES // v.lanes).bit_length() - 1  # of places to bytes
     shift = ir.Constant(kind, [shift] * PLACE_LANES)
-    base = everywhere(builder.ptrtoint(builder.gep(array, [first]), simd.INTEGER))
-    outside = everywhere(builder.ptrtoint(elsewhere, simd.INTEGER))
+    base, outside = (
+        v.broadcast(builder.ptrtoint(one, simd.INTEGER), kind)
+        for one in (v.address(array, first), elsewhere)
+    )
     with v.count_up(length, PLACE_LANES) as (k, _):
         place = builder.add(
             *(builder.load(at(places, builder.add(of, k)), align=8) for of in (rows, columns))
@@ -657,8 +654,10 @@ def tiles_gradient(size, x, table, x_places, dy_places, dy, dk, block, part, spl
     for worker in prange(len(v)):
         _tiles_gradient(np.int64(worker), size, x, table, x_places, dy_places, dy, dk, block, part,
                         split, zeros, sums, partial, v, m, addresses, taken)  # fmt: skip
+    filters, dk_row = table[FILTERS], table[OUT_PIXEL]
     for row in prange(len(size) ** 2 * table[CHANNELS] if partial.size else 0):
-        add_segments(partial, np.int64(row), table, dk)
+        number = np.int64(row)
+        gemm.add_segments(partial, number * filters, filters, dk, number * dk_row)
 
 
 @kernel
@@ -734,18 +733,6 @@ def finish_piece(size, sums, sums_row, sums_step, c0, channels, f0, columns, seg
             _transform_kernel_grad(size, sums, i * sums_row + j, sums_step, target,
                                    (c0 + i) * row + f0 + j, table[CHANNELS] * row,
                                    columns - j)  # fmt: skip
-
-
-@kernel
-def add_segments(partial, row, table, dk):
-    """The sum of all segments, in order, for one tap and channel."""
-    filters = table[FILTERS]
-    at, target = row * filters, row * table[OUT_PIXEL]
-    for j in range(filters):
-        total = partial[0, at + j]
-        for segment in range(1, len(partial)):
-            total += partial[segment, at + j]
-        dk[target + j] = total
 
 
 # -- The three products ----------------------------------------------------------------------------
