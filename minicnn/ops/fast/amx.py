@@ -90,6 +90,10 @@ def _instruction(builder, name, arguments):
     builder.call(function, arguments)
 
 
+def _count(value):
+    return ir.Constant(simd.INTEGER, value)
+
+
 def _integer_intrinsic(write):
     """Make a kernel function of `write(builder, *values)`, all of them addresses or integers."""
     names = write.__code__.co_varnames[1 : write.__code__.co_argcount]
@@ -134,15 +138,13 @@ SHORT_TERMS = ((1, 0), (0, 1), (0, 2))
 
 
 def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
-              begin_sums, terms=TERMS):  # fmt: skip
+              begin_sums, terms=TERMS, beside=None):  # fmt: skip
     """c (32 rows, 16 columns per tile column) = what `begin_sums(load, sums)` loads + a @ b.
 
     a_at(step), b_at(step): where the lines of a step begin; parts lie a_part and b_part apart,
     the tile columns of b (a number of bytes from the first) follow b_at's second result.
+    beside(step, rows): writes what is done with a share of the 32 rows after a product of tiles.
     """
-
-    def integer(value):
-        return ir.Constant(simd.INTEGER, value)
 
     def tile(number):
         return ir.Constant(_BYTE, number)
@@ -154,13 +156,14 @@ def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_
     def at(address, distance, times):
         if times == 0:
             return address
-        return builder.add(address, builder.mul(distance, integer(times)))
+        return builder.add(address, builder.mul(distance, _count(times)))
 
     columns = range(tile_columns)
+    products, written = 2 * tile_columns * len(terms), 0
     for rows in ((0,), (1,)) if tile_columns == 2 else ((0, 1),):
         tiles = [(i, j) for i in rows for j in columns]
         sums = [
-            (number, j, builder.add(at(c, c_row, 16 * i), integer(LINE * j)))
+            (number, j, builder.add(at(c, c_row, 16 * i), _count(LINE * j)))
             for number, (i, j) in enumerate(tiles)
         ]
         left = {i: len(tiles) + k for k, i in enumerate(rows)}
@@ -180,6 +183,10 @@ def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_
                 for number, (i, j) in enumerate(tiles):
                     operands = [tile(number), tile(left[i]), tile(right[j])]
                     _instruction(builder, "tdpbf16ps", operands)
+                    if beside is not None:
+                        share = (BLOCK * n // products for n in (written, written + 1))
+                        beside(loop.index, range(*share))
+                    written += 1
         for number, _, address in sums:
             pointer = builder.inttoptr(address, _BYTES)
             _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
@@ -193,30 +200,63 @@ def _panel_intrinsic(tile_columns, terms=TERMS):
     """
 
     def panel_product(builder, a, a_row, a_part, steps, count, b, c, c_row, start):
-        def integer(value):
-            return ir.Constant(simd.INTEGER, value)
-
         def a_at(step):
             entry = builder.gep(builder.inttoptr(steps, simd.INTEGER.as_pointer()), [step])
             return builder.add(a, builder.load(entry))
 
         def b_at(step):
-            size = integer(PARTS * tile_columns * TILE_BYTES)
-            return builder.add(b, builder.mul(step, size)), integer(TILE_BYTES)
+            size = _count(PARTS * tile_columns * TILE_BYTES)
+            return builder.add(b, builder.mul(step, size)), _count(TILE_BYTES)
 
         def begin_sums(zero, load, sums):
-            with builder.if_else(builder.icmp_signed("==", start, integer(0))) as (plain, biased):
+            with builder.if_else(builder.icmp_signed("==", start, _count(0))) as (plain, biased):
                 with plain:
                     for number, _, _ in sums:
                         zero(number)
                 with biased:
                     for number, j, _ in sums:
-                        load(number, builder.add(start, integer(LINE * j)), integer(0))
+                        load(number, builder.add(start, _count(LINE * j)), _count(0))
 
-        _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, integer(LINE),
-                  integer(tile_columns * TILE_BYTES), c, c_row, begin_sums, terms)  # fmt: skip
+        _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, _count(LINE),
+                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sums, terms)  # fmt: skip
 
     return _integer_intrinsic(panel_product)
+
+
+def _woven_intrinsic(tile_columns, terms=TERMS):
+    """c (32 rows, 16 columns per tile column) = a @ b, while 32 rows of `depth` floats, source_row
+    bytes apart, become lines at `target` as those of a are: a_row bytes apart, parts adjacent."""
+
+    def woven_product(builder, a, a_row, steps, b, c, c_row, source, source_row, depth, target):
+        def at(address, distance, times):
+            return builder.add(address, builder.mul(_count(distance), times))
+
+        def a_at(step):
+            return at(a, PARTS * LINE, step)
+
+        def b_at(step):
+            return at(b, PARTS * tile_columns * TILE_BYTES, step), _count(TILE_BYTES)
+
+        def begin_sums(zero, load, sums):
+            for number, _, _ in sums:
+                zero(number)
+
+        def beside(step, rows):
+            for row in rows:
+                low = builder.add(at(source, 2 * LINE, step), builder.mul(source_row, _count(row)))
+                place = builder.add(at(target, PARTS * LINE, step), builder.mul(a_row, _count(row)))
+                if terms is SHORT_TERMS:
+                    lines = _split_short(builder, _float_vector(builder, low))
+                else:
+                    left = builder.sub(depth, builder.mul(step, _count(STEP)))
+                    lines = _split(builder, *_float_pair(builder, low, left))
+                _store_lines(builder, lines, place, _count(LINE))
+
+        _multiply(builder, tile_columns, steps, a_at, a_row, _count(LINE), b_at, _count(LINE),
+                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sums, terms,
+                  beside)  # fmt: skip
+
+    return _integer_intrinsic(woven_product)
 
 
 def _adding_intrinsic(tile_columns):
@@ -244,6 +284,9 @@ whole_panel, half_panel = _panel_intrinsic(2), _panel_intrinsic(1)
 short_whole_panel = _panel_intrinsic(2, SHORT_TERMS)
 short_half_panel = _panel_intrinsic(1, SHORT_TERMS)
 add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
+woven_whole_panel, woven_half_panel = _woven_intrinsic(2), _woven_intrinsic(1)
+short_woven_whole_panel = _woven_intrinsic(2, SHORT_TERMS)
+short_woven_half_panel = _woven_intrinsic(1, SHORT_TERMS)
 
 
 def _parts(builder, rest):
@@ -268,6 +311,19 @@ def _split(builder, low, high):
     return [_words(builder, *pair) for pair in parts]
 
 
+def _split_short(builder, values):
+    """The two lines of a short step, of a vector of floats of a."""
+    first, second, third = _parts(builder, values)
+    return [_words(builder, first, other) for other in (second, third)]
+
+
+def _float_pair(builder, address, count):
+    """32 floats of which the first `count` exist, others are zero: two vectors."""
+    low = _float_vector(builder, address, count)
+    following = builder.add(address, _count(LINE)), builder.sub(count, _count(STEP // 2))
+    return low, _float_vector(builder, *following)
+
+
 def _float_vector(builder, address, count=None):
     """16 floats; zeros from `count` on, where memory is not touched."""
     pointer = builder.inttoptr(address, _FLOATS.as_pointer())
@@ -275,13 +331,13 @@ def _float_vector(builder, address, count=None):
         return builder.load(pointer, align=4)
     vectors = simd.Vectors(builder, ir.FloatType())
     return vectors.load_first(
-        builder.bitcast(pointer, ir.FloatType().as_pointer()), ir.Constant(simd.INTEGER, 0), count
+        builder.bitcast(pointer, ir.FloatType().as_pointer()), _count(0), count
     )
 
 
 def _store_lines(builder, lines, target, part_step):
     for part, line in enumerate(lines):
-        offset = builder.mul(part_step, ir.Constant(simd.INTEGER, part))
+        offset = builder.mul(part_step, _count(part))
         place = builder.inttoptr(builder.add(target, offset), _WORDS.as_pointer())
         builder.store(line, place, align=LINE)
 
@@ -296,9 +352,8 @@ def split_pair(builder, low, high, target, part_step):
 @_integer_intrinsic
 def split_short_row(builder, source, target):
     """The two lines of a short step, of a row of 16 floats of a."""
-    first, second, third = _parts(builder, _float_vector(builder, source))
-    lines = [_words(builder, first, other) for other in (second, third)]
-    _store_lines(builder, lines, target, ir.Constant(simd.INTEGER, LINE))
+    lines = _split_short(builder, _float_vector(builder, source))
+    _store_lines(builder, lines, target, _count(LINE))
 
 
 @_integer_intrinsic
@@ -312,12 +367,8 @@ def split_short_column(builder, source, target, part_step):
 @_integer_intrinsic
 def split_first(builder, source, count, target, part_step):
     """The same of 32 floats at `source`, of which the first `count` exist: others are zero."""
-    sixteen = ir.Constant(simd.INTEGER, 16)
-    low = _float_vector(builder, source, count)
-    high = _float_vector(
-        builder, builder.add(source, ir.Constant(simd.INTEGER, LINE)), builder.sub(count, sixteen)
-    )
-    _store_lines(builder, _split(builder, low, high), target, part_step)
+    lines = _split(builder, *_float_pair(builder, source, count))
+    _store_lines(builder, lines, target, part_step)
 
 
 @_integer_intrinsic
@@ -340,15 +391,11 @@ def transpose(builder, source, row_step, target):
         builder.store(row, builder.inttoptr(place, _FLOATS.as_pointer()), align=LINE)
 
 
-def _count(value):
-    return ir.Constant(simd.INTEGER, value)
-
-
 @_integer_intrinsic
 def zero_lines(builder, target, count):
     """`count` lines of zeros."""
     with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
-        at = builder.add(target, builder.mul(loop.index, ir.Constant(simd.INTEGER, LINE)))
+        at = builder.add(target, builder.mul(loop.index, _count(LINE)))
         place = builder.inttoptr(at, _WORDS.as_pointer())
         builder.store(ir.Constant(_WORDS, [0] * 16), place, align=LINE)
 
@@ -388,6 +435,21 @@ def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
         whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
     else:
         half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+
+
+@kernel
+def woven_block_product(a, a_row, steps, b, columns, c, c_row, source, source_row, depth, target):
+    """c = a @ b, as `block_product` does it; meanwhile 32 rows of `depth` floats at `source` are
+    split into lines at `target`, as `split_row` (of up to 16 floats `split_short_row`) does it."""
+    if depth > STEP // 2:
+        if columns > PANEL // 2:
+            woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
+        else:
+            woven_half_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
+    elif columns > PANEL // 2:
+        short_woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
+    else:
+        short_woven_half_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
 
 
 @kernel

@@ -5,16 +5,23 @@
 v        transformed inputs, float32: (element, tile of the picture, channel)
 a        one element of v, split: (tile of the picture, step, part), a line each
 u        transformed kernel, split: (panel, element, step, part), tiles as `amx.pack` makes them
-m        the products, float32: (element, tile of the picture, filter)
+m        the products, float32: (element, tile of the picture, filter), in the place of v where
+         all filters are multiplied at once
 
 Design. As `winograd`: a block of tiles is transformed, multiplied and transformed back within
 the cache. v is split when its element's turn comes, into a place in the first-level cache: split
-by the transform it would be half as large again and written where it is not cached. Measured beside
-`winograd` (two cores of a Xeon, whose other hardware threads were busy): 1.0 to 1.15 times as fast
-for 32 to 64 channels, 1.3 times for 128 to 256; the products are twice as fast, the transforms and
-splitting are what is left. 16 channels are half a step: two parts of them fill a line, and three
-products do the work of six (`amx.SHORT_TERMS`): 1.04 to 1.12 times for 16 to 32 filters, 1.35 for
-64. `amx_winograd_gradient` does the gradient of the kernel, for which v has to be turned as well.
+by the transform it would be half as large again and written where it is not cached. The splitting
+is written between the products of the element before, instruction by instruction, so that the
+vector units work while the tile unit does: 32 rows of 16 channels take 103 ns to multiply, 74 to
+split, 176 both, one after the other, 113 woven, everything in the first-level cache (in a loop of
+its own between two products it hardly paid: 0.95 to 1.04 of the time). What a block moves between
+the caches is what is left, for which the products take the place of the inputs. Layers take 0.80 to
+0.92 of the time that splitting before multiplying took for 32 to 128 channels, 0.95 for 256 and
+0.96 to 1.0 for 16 (two cores of a Xeon, 2026-11-28); `winograd` was left behind by 1.0 to 1.15
+times for 32 to 64 channels and 1.3 for 128 to 256 before that. 16 channels are half a step: two
+parts of them fill a line, and three products do the work of six (`amx.SHORT_TERMS`): 1.04 to 1.12
+times as fast as `winograd` for 16 to 32 filters, 1.35 for 64. `amx_winograd_gradient` does the
+gradient of the kernel, for which v has to be turned as well.
 """
 
 import functools
@@ -34,7 +41,7 @@ SIZE = winograd.SIZES[TAPS]
 
 # Bytes of v and m of a block, least and most: a small transformed kernel stays in the second-level
 # cache beside them; a large one is read anew for every block, which then is as large.
-LEAST_BYTES, MOST_BYTES = 640 << 10, 4 << 20
+LEAST_BYTES, MOST_BYTES = 160 << 10, 4 << 20
 LARGEST_KERNEL = 1 << 17  # channels times filters
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
 HALF = STEP // 2  # channels that are transformed at once: a vector
@@ -101,8 +108,8 @@ def _gather(g, taps, start, row_step, height, column_step, length, square):
 
 @parallel_kernel
 def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_places, offsets, scale,
-                  start, y, pooled, index, streaming, code, slope, block, group, zeros, outside, v,
-                  lines, m, addresses, taken):  # fmt: skip
+                  start, y, pooled, index, streaming, code, slope, block, group, v_row, m_row,
+                  a_row, zeros, outside, v, lines, m, addresses, taken):  # fmt: skip
     """y = activation(scale (x * g) + bias), or its maxima; the kernel is transformed first, into
     the one u of all workers, or into each one's own."""
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
@@ -115,24 +122,22 @@ def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_place
             _split_kernel(g, taps, row_step, column_step, channels, filters, u[np.int64(worker)],
                           piece)  # fmt: skip
         _tiles_product(np.int64(worker), x, table, x_places, y_places, u, offsets, scale, start, y,
-                       pooled, index, streaming, code, slope, block, group, zeros, outside, v,
-                       lines, m, addresses, taken)  # fmt: skip
+                       pooled, index, streaming, code, slope, block, group, v_row, m_row,
+                       a_row, zeros, outside, v, lines, m, addresses, taken)  # fmt: skip
 
 
 @kernel
 def _tiles_product(worker, x, table, x_places, y_places, us, offsets, scale, start, y, pooled,
-                   index, streaming, code, slope, block, group, zeros, outside, vs, lines, ms,
-                   tables, taken):  # fmt: skip
+                   index, streaming, code, slope, block, group, v_row, m_row, a_row, zeros,
+                   outside, vs, lines, ms, tables, taken):  # fmt: skip
     """One worker's part of the blocks of tiles."""
     lanes = simd.VECTOR_BYTES // x.itemsize
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
     x_picture, y_picture = winograd._picture_sizes(table)
     u, v, m, addresses = us[worker % len(us)], vs[worker], ms[worker], tables[worker]
-    a = lines[worker].ctypes.data
-    v_row = (channels + lanes - 1) // lanes * lanes
     steps = len(offsets)
-    a_row = (steps * PARTS | 1) * LINE
-    v_step, m_step = block * v_row + lanes, block * group + lanes
+    a, following = lines[worker].ctypes.data, lines[worker].ctypes.data + block * a_row
+    v_step, m_step = block * v_row + lanes, block * m_row + lanes
     to_floor = start.size // 2 if code == gemm.FLOOR else 0
     known_to, is_short = -1, channels <= HALF
     amx.begin()
@@ -152,29 +157,35 @@ def _tiles_product(worker, x, table, x_places, y_places, us, offsets, scale, sta
             winograd._pooled_addresses(SIZE, y, index, outside, table, first, count, addresses)
         for f in range(0, filters, group):
             columns = min(group, filters - f)
+            for q in range(count):
+                source = v.ctypes.data + 4 * q * v_row
+                if is_short:
+                    amx.split_short_row(source, a + q * a_row)
+                else:
+                    amx.split_row(source, channels, a + q * a_row)
             for e in range(ELEMENTS):
-                source = v.ctypes.data + 4 * e * v_step
-                for q in range(count):
-                    if is_short:
-                        amx.split_short_row(source + 4 * q * v_row, a + q * a_row)
-                    else:
-                        amx.split_row(source + 4 * q * v_row, v_row, a + q * a_row)
+                source = v.ctypes.data + 4 * min(e + 1, ELEMENTS - 1) * v_step
                 for panel in range(0, columns, PANEL):
                     b = (f + panel) // PANEL * ELEMENTS + e
                     right = u.ctypes.data + b * amx.packed_panel(steps)
                     for q in range(0, count, BLOCK):
-                        target = m.ctypes.data + (e * m_step + q * group + panel) * 4
-                        if is_short:
-                            amx.short_block_product(a + q * a_row, a_row, LINE, offsets.ctypes.data,
-                                                    steps, right, columns - panel, target,
-                                                    group * 4, 0)  # fmt: skip
+                        left = a + q * a_row
+                        target = m.ctypes.data + 4 * (e * m_step + q * m_row + panel)
+                        if panel == 0:
+                            amx.woven_block_product(left, a_row, steps, right, columns, target,
+                                                    4 * m_row, source + 4 * q * v_row, 4 * v_row,
+                                                    channels, following + q * a_row)  # fmt: skip
+                        elif is_short:
+                            amx.short_block_product(left, a_row, LINE, offsets.ctypes.data, steps,
+                                                    right, columns - panel, target, 4 * m_row,
+                                                    0)  # fmt: skip
                         else:
-                            amx.block_product(a + q * a_row, a_row, LINE, offsets.ctypes.data,
-                                              steps, right, columns - panel, target, group * 4,
-                                              0)  # fmt: skip
+                            amx.block_product(left, a_row, LINE, offsets.ctypes.data, steps, right,
+                                              columns - panel, target, 4 * m_row, 0)  # fmt: skip
+                a, following = following, a
             for q in range(count):
                 for j in range(0, columns, HALF):
-                    winograd._transform_output(SIZE, m, q * group + j, m_step, scale, start, f + j,
+                    winograd._transform_output(SIZE, m, q * m_row + j, m_step, scale, start, f + j,
                                                f + j + to_floor, columns - j, addresses,
                                                q * ENTRIES, pooled, index, streaming, code,
                                                slope)  # fmt: skip
@@ -195,8 +206,7 @@ def pays(channels, filters):
     is_short = channels <= HALF
     step = HALF if is_short else STEP
     filled = channels / (-(-channels // step) * step)
-    several = filters > HALF or (is_short and filters == HALF)
-    return filled > 0.7 and several and channels * filters <= LARGEST_KERNEL
+    return filled > 0.7 and filters >= HALF and channels * filters <= LARGEST_KERNEL
 
 
 def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
@@ -214,11 +224,12 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLE
     """As `winograd._product`."""
     channels, filters, tiles = plan.sizes
     sizes = _sizes(channels, filters, tiles, threads.count())
-    u, v, lines, m, addresses, taken = arena.scratch(*sizes.scratch)
+    u, v, lines, addresses, taken, *m = arena.scratch(*sizes.scratch)
     tiles_product(
         *right[1:], u, x, *plan.tables, sizes.offsets,
         *winograd._ending(plan, scale, bias, activation, y, pooled, index), sizes.block,
-        sizes.group, sizes.zeros, sizes.outside, v, lines, m, addresses, taken,
+        sizes.group, *sizes.rows, sizes.zeros, sizes.outside, v, lines, *(m or [v]), addresses,
+        taken,
     )  # fmt: skip
 
 
@@ -227,6 +238,7 @@ class _Sizes(NamedTuple):
 
     block: int  # tiles
     group: int  # filters
+    rows: tuple  # from a tile of the picture to the next: numbers in v and in m, bytes in a
     offsets: np.ndarray  # bytes from the first step to each
     zeros: np.ndarray  # as in `winograd`
     outside: np.ndarray
@@ -237,22 +249,30 @@ class _Sizes(NamedTuple):
 def _sizes(channels, filters, tiles, most_workers):
     steps, panels = -(-channels // STEP), -(-filters // PANEL)
     workers = min(most_workers, -(-tiles // BLOCK))
-    v_row, group = -(-channels // HALF) * HALF, min(panels * PANEL, GROUP)
+    v_row, m_row = (-(-number // HALF) * HALF for number in (channels, min(filters, GROUP)))
+    group, in_place = m_row, filters <= GROUP
+    if in_place:
+        v_row = m_row = max(v_row, m_row)
+    # An odd number of lines, or two, so that 16 rows do not fall into the same sets of the cache.
+    a_row = (steps * PARTS | 1 if channels > HALF else 2) * LINE
     share = -(-tiles // workers)
     u_bytes = panels * ELEMENTS * steps * PARTS * 2 * amx.TILE_BYTES
-    block_bytes = min(max(u_bytes, LEAST_BYTES), MOST_BYTES)
-    most = max(block_bytes // (ELEMENTS * 4 * (v_row + group)) // BLOCK, 1) * BLOCK
+    block_bytes = min(max(u_bytes // 2, LEAST_BYTES), MOST_BYTES)
+    tile_bytes = ELEMENTS * 4 * (v_row if in_place else v_row + m_row)
+    most = max(block_bytes // tile_bytes // BLOCK, 1) * BLOCK
     block = -(-share // -(-share // most))  # blocks of equal length
     block += -block % BLOCK
     scratch = (
         arena.rows(sharing.copies(workers, u_bytes), u_bytes // 4, np.float32),
         arena.rows(workers, ELEMENTS * (block * v_row + HALF), np.float32),
-        arena.rows(workers, block * (steps * PARTS | 1) * LINE // 4, np.float32),
-        arena.rows(workers, ELEMENTS * (block * group + HALF), np.float32),
+        arena.rows(workers, 2 * block * a_row // 4, np.float32),
         ((workers, block + AHEAD, ENTRIES), np.int64),
         ((workers * -(-share // block),), np.int64),
     )
+    if not in_place:
+        scratch += (arena.rows(workers, ELEMENTS * (block * m_row + HALF), np.float32),)
     dtype = np.dtype(np.float32)
     zeros = winograd._zeros(channels + 2 * HALF, dtype)
     offsets = np.arange(steps) * PARTS * LINE
-    return _Sizes(block, group, offsets, zeros, winograd._outside(filters, dtype), scratch)
+    outside = winograd._outside(filters, dtype)
+    return _Sizes(block, group, (v_row, m_row, a_row), offsets, zeros, outside, scratch)
