@@ -19,10 +19,12 @@ short    a step of 16 values: two of their parts fill a line, word i holds those
 Design. A tile product of 16 x 16 x 32 takes 16 cycles, 16 times as many operations as the two FMA
 units do, so that six products for the six terms above are at most 16 / 6 times as fast. They are
 exact and the sums in float32, in an order that depends on nothing but k. Small terms come first.
-Two tiles of sums and three of operands are in use at a time, which loads 11 tiles for 12 products;
-four of sums would load 14 for 24, but then all eight are in use, and a core whose other hardware
-thread is busy seems to have none left to rename: a product, 6.4 ns at the peak, took 27 ns with
-four tiles of sums, 15 with two; with the core to itself 7.8 and 7.4 (a Xeon, 2026-11-27).
+A tile of sums and one of each operand are in use, which loads 28 tiles for 24 products of a block;
+two tiles of sums would load 22, four 14. Alone a core does the 24 in 155 ns all three ways, its
+peak; but one whose other hardware thread is busy has few places left that a tile could be renamed
+to: 247 ns with three tiles in use, 282 with five, 555 with all eight (a Xeon, 2026-11-28). Every
+line is loaded twice, so a block goes through a few steps at a time: with 256 channels 0.95 of the
+time of all at once.
 Values are split without moving one across lanes: the upper halves of two vectors are merged into
 words, which only permutes k, on both sides alike.
 Rows that straddle cache lines would load 4 times as slowly, so everything is made of lines.
@@ -31,8 +33,10 @@ The unit is reset before the kernel ends: a thread pays for it on a switch only 
 A NaN stays one, an infinity becomes NaN, a value below 2^-110 loses its last bits.
 """
 
+import contextlib
 import ctypes
 import functools
+import itertools
 import platform
 import sys
 
@@ -52,6 +56,7 @@ LINE = 64  # bytes
 PARTS = 3
 BLOCK = PANEL = 32
 TILE_BYTES = 1024
+CHUNK = 4  # steps of a block whose operands, 48 kB, stay in the first-level cache
 
 _SYSCALL_ARCH_PRCTL = 158
 _REQUEST_PERMISSION = 0x1023  # ARCH_REQ_XCOMP_PERM
@@ -137,59 +142,65 @@ TERMS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
 SHORT_TERMS = ((1, 0), (0, 1), (0, 2))
 
 
+_SUM, _LEFT, _RIGHT = (ir.Constant(_BYTE, number) for number in range(3))  # tiles in use
+
+
 def _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
-              begin_sums, terms=TERMS, beside=None):  # fmt: skip
-    """c (32 rows, 16 columns per tile column) = what `begin_sums(load, sums)` loads + a @ b.
+              begin_sum, terms=TERMS, beside=None):  # fmt: skip
+    """c (32 rows, 16 columns per tile column) = what `begin_sum(zero, load, address, column)`
+    loads + a @ b.
 
     a_at(step), b_at(step): where the lines of a step begin; parts lie a_part and b_part apart,
     the tile columns of b (a number of bytes from the first) follow b_at's second result.
     beside(step, rows): writes what is done with a share of the 32 rows after a product of tiles.
     """
 
-    def tile(number):
-        return ir.Constant(_BYTE, number)
-
-    def load(number, address, stride):
-        pointer = builder.inttoptr(address, _BYTES)
-        _instruction(builder, "tileloadd64", [tile(number), pointer, stride])
+    def load(tile, address, stride):
+        _instruction(builder, "tileloadd64", [tile, builder.inttoptr(address, _BYTES), stride])
 
     def at(address, distance, times):
         if times == 0:
             return address
         return builder.add(address, builder.mul(distance, _count(times)))
 
-    columns = range(tile_columns)
-    products, written = 2 * tile_columns * len(terms), 0
-    for rows in ((0,), (1,)) if tile_columns == 2 else ((0, 1),):
-        tiles = [(i, j) for i in rows for j in columns]
-        sums = [
-            (number, j, builder.add(at(c, c_row, 16 * i), _count(LINE * j)))
-            for number, (i, j) in enumerate(tiles)
-        ]
-        left = {i: len(tiles) + k for k, i in enumerate(rows)}
-        right = {j: len(tiles) + len(rows) + j for j in columns}
-        begin_sums(lambda number: _instruction(builder, "tilezero", [tile(number)]), load, sums)
-        with cgutils.for_range(builder, count, intp=simd.INTEGER) as loop:
-            a_now, (b_now, b_column) = a_at(loop.index), b_at(loop.index)
-            a_loaded = b_loaded = None
-            for a_wanted, b_wanted in terms:
-                if a_wanted != a_loaded:
-                    for i in rows:
-                        load(left[i], at(at(a_now, a_part, a_wanted), a_row, 16 * i), a_row)
-                if b_wanted != b_loaded:
-                    for j in columns:
-                        load(right[j], at(at(b_now, b_part, b_wanted), b_column, j), b_row)
-                a_loaded, b_loaded = a_wanted, b_wanted
-                for number, (i, j) in enumerate(tiles):
-                    operands = [tile(number), tile(left[i]), tile(right[j])]
-                    _instruction(builder, "tdpbf16ps", operands)
+    products = 2 * tile_columns * len(terms)
+    with _chunks(builder, count) as (first, steps):
+        written = 0
+        for j, i in itertools.product(range(tile_columns), range(2)):
+            address = builder.add(at(c, c_row, 16 * i), _count(LINE * j))
+            with builder.if_else(builder.icmp_signed("==", first, _count(0))) as (new, begun):
+                with new:
+                    begin_sum(lambda: _instruction(builder, "tilezero", [_SUM]), load, address, j)
+                with begun:
+                    load(_SUM, address, c_row)
+            with cgutils.for_range(builder, steps, intp=simd.INTEGER) as loop:
+                step = builder.add(first, loop.index)
+                a_now, (b_now, b_column) = a_at(step), b_at(step)
+                a_now, b_now = at(a_now, a_row, 16 * i), at(b_now, b_column, j)
+                a_loaded = b_loaded = None
+                for a_wanted, b_wanted in terms:
+                    if a_wanted != a_loaded:
+                        load(_LEFT, at(a_now, a_part, a_wanted), a_row)
+                    if b_wanted != b_loaded:
+                        load(_RIGHT, at(b_now, b_part, b_wanted), b_row)
+                    a_loaded, b_loaded = a_wanted, b_wanted
+                    _instruction(builder, "tdpbf16ps", [_SUM, _LEFT, _RIGHT])
                     if beside is not None:
                         share = (BLOCK * n // products for n in (written, written + 1))
-                        beside(loop.index, range(*share))
+                        beside(step, range(*share))
                     written += 1
-        for number, _, address in sums:
-            pointer = builder.inttoptr(address, _BYTES)
-            _instruction(builder, "tilestored64", [tile(number), pointer, c_row])
+            place = builder.inttoptr(address, _BYTES)
+            _instruction(builder, "tilestored64", [_SUM, place, c_row])
+
+
+@contextlib.contextmanager
+def _chunks(builder, count):
+    """A loop over chunks of steps: (the first step, how many)."""
+    with cgutils.for_range_slice(builder, _count(0), count, _count(CHUNK), simd.INTEGER) as loop:
+        first, _ = loop
+        left = builder.sub(count, first)
+        is_last = builder.icmp_signed("<", left, _count(CHUNK))
+        yield first, builder.select(is_last, left, _count(CHUNK))
 
 
 def _panel_intrinsic(tile_columns, terms=TERMS):
@@ -208,17 +219,15 @@ def _panel_intrinsic(tile_columns, terms=TERMS):
             size = _count(PARTS * tile_columns * TILE_BYTES)
             return builder.add(b, builder.mul(step, size)), _count(TILE_BYTES)
 
-        def begin_sums(zero, load, sums):
+        def begin_sum(zero, load, _, column):
             with builder.if_else(builder.icmp_signed("==", start, _count(0))) as (plain, biased):
                 with plain:
-                    for number, _, _ in sums:
-                        zero(number)
+                    zero()
                 with biased:
-                    for number, j, _ in sums:
-                        load(number, builder.add(start, _count(LINE * j)), _count(0))
+                    load(_SUM, builder.add(start, _count(LINE * column)), _count(0))
 
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, _count(LINE),
-                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sums, terms)  # fmt: skip
+                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sum, terms)  # fmt: skip
 
     return _integer_intrinsic(panel_product)
 
@@ -237,9 +246,8 @@ def _woven_intrinsic(tile_columns, terms=TERMS):
         def b_at(step):
             return at(b, PARTS * tile_columns * TILE_BYTES, step), _count(TILE_BYTES)
 
-        def begin_sums(zero, load, sums):
-            for number, _, _ in sums:
-                zero(number)
+        def begin_sum(zero, *_):
+            zero()
 
         def beside(step, rows):
             for row in rows:
@@ -253,7 +261,7 @@ def _woven_intrinsic(tile_columns, terms=TERMS):
                 _store_lines(builder, lines, place, _count(LINE))
 
         _multiply(builder, tile_columns, steps, a_at, a_row, _count(LINE), b_at, _count(LINE),
-                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sums, terms,
+                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sum, terms,
                   beside)  # fmt: skip
 
     return _integer_intrinsic(woven_product)
@@ -270,12 +278,11 @@ def _adding_intrinsic(tile_columns):
         def b_at(step):
             return builder.add(b, builder.mul(step, b_step)), b_column
 
-        def begin_sums(zero, load, sums):
-            for number, _, address in sums:
-                load(number, address, c_row)
+        def begin_sum(_, load, address, __):
+            load(_SUM, address, c_row)
 
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
-                  begin_sums)  # fmt: skip
+                  begin_sum)  # fmt: skip
 
     return _integer_intrinsic(adding_product)
 
