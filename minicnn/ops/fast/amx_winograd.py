@@ -206,7 +206,8 @@ def pays(channels, filters):
     is_short = channels <= HALF
     step = HALF if is_short else STEP
     filled = channels / (-(-channels // step) * step)
-    return filled > 0.7 and filters >= HALF and channels * filters <= LARGEST_KERNEL
+    several = filters >= HALF or (filled == 1 and filters >= HALF // 2)
+    return filled > 0.7 and several and channels * filters <= LARGEST_KERNEL
 
 
 def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
