@@ -40,7 +40,7 @@ TAPS = 3
 SIZE = winograd.SIZES[TAPS]
 
 # Bytes of v and m of a block, least and most: a small transformed kernel stays in the second-level
-# cache beside them; a large one is read anew for every block, which then is as large.
+# cache beside them; a large one is read anew for every block, which then is half as large.
 LEAST_BYTES, MOST_BYTES = 160 << 10, 4 << 20
 LARGEST_KERNEL = 1 << 17  # channels times filters
 GROUP = 4 * PANEL  # filters that are multiplied before their outputs are transformed back
