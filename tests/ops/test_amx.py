@@ -330,6 +330,21 @@ def test_a_nan_with_any_payload_stays_one():
     assert np.isnan(y[3:5]).all() and np.isfinite(np.delete(y, (3, 4), axis=0)).all()
 
 
+@pytest.mark.parametrize("channels, filters", [(16, 16), (14, 40), (24, 33), (48, 48), (40, 150)])
+def test_winograd_leaves_no_nan_in_its_scratch(channels, filters):
+    """Products take the place of inputs, and the rows of a block that do not exist are computed:
+    neither reaches another tile, nor the next call."""
+    x, kernel = normal(3, 10, 13, channels), normal(3, 3, channels, filters, seed=1)
+    dirty = x.copy()
+    dirty[1, 4, 5] = np.nan
+    with config.using(convolution="winograd"):
+        y = convolution.conv2d(dirty, kernel, padding="same")
+        assert np.isnan(y[1, 3:6, 4:7]).all() and np.isfinite(y[::2]).all()
+        again = convolution.conv2d(x, kernel, padding="same")
+    wanted = reference.conv2d(x.astype(float), kernel, padding="same")
+    assert error(again, wanted) < 2e-6
+
+
 def test_nothing_beside_the_output_is_written():
     x, kernel, bias = normal(2, 9, 11, 40), normal(3, 3, 40, 45, seed=1), normal(45, seed=2)
     for algorithm in ("direct", "winograd"):
@@ -375,8 +390,15 @@ def test_where_it_is_chosen(monkeypatch):
     kernel_gradient = chosen(kernel=7, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
-    gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
+    gradient = chosen(c=3, f=32, kernel=7, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing
+    gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
+    assert gradient is winograd  # which computes less, so that it matters less
+    gradient = chosen(c=3, f=32, product=convolution.INPUT_GRAD)
+    assert gradient is chosen(c=16, f=1) is (amx_winograd if here else winograd)
+    assert chosen(c=24, f=1) is chosen(c=8, f=8) is winograd
+    gradient = chosen(c=8, f=8, product=convolution.KERNEL_GRAD)
+    assert gradient is chosen(c=8, f=4) is direct
     with config.using(amx="off"):
         assert not amx.is_available()
         assert chosen() is winograd

@@ -206,7 +206,7 @@ def pays(channels, filters):
     is_short = channels <= HALF
     step = HALF if is_short else STEP
     filled = channels / (-(-channels // step) * step)
-    several = filters >= HALF or (filled == 1 and filters >= HALF // 2)
+    several = filters >= HALF or filled == 1
     return filled > 0.7 and several and channels * filters <= LARGEST_KERNEL
 
 

@@ -32,13 +32,15 @@ from minicnn.ops.fast.jit import parallel_kernel
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.recording import noted
 
-# From which on Winograd is quicker, by the size of the kernel: channels and filters, and both
-# multiplied. 3x3, 28 x 28, beside `bands`: 8 to 8 channels takes 0.8 of the time (the kernel's
-# gradient 1.03), 10 to 24 and 24 to 10 0.5 to 0.65, 4 to 16 1.4 (two cores of a Xeon). 5x5, 28x28,
-# 16 to 16 channels takes 1.8 ms and 1.5 by `bands`, 32 to 32 takes 3.9 and 6.1.
+# Where Winograd is quicker than `bands`, by the size of the kernel. A vector runs along filters,
+# MANY fill it: `bands` takes as long for fewer. 28 x 28, of the time of `bands` (two cores of a
+# Xeon): 3x3, 8 to 8 channels 0.8 (the kernel's gradient 1.03), 10 to 24 and 24 to 10 0.5 to 0.65,
+# 16 to 3 and 32 to 3 0.4 to 0.57, 4 to 16 1.4; 5x5, 32 to 6 0.63, 16 to 16 1.2 and 32 to 32 0.65
+# (these two on a Zen 4).
+MANY = 16
 LEAST_CHANNELS = {3: 8, 5: 16}
-LEAST_PRODUCTS = {3: 64, 5: 16 * 32}
-LEAST_GRADIENT = 128  # channels times filters of a kernel's gradient
+LEAST_PRODUCTS = {3: 64, 5: 16 * 32}  # channels times filters
+LEAST_GRADIENT = 128  # the same of a kernel's gradient
 BY_TILES = (winograd, amx_winograd, winograd_panels)  # they take a scale in their epilogue
 WITH_FLOORS = (*BY_TILES, direct, bands, depthwise, grouped)
 
@@ -222,8 +224,11 @@ def _pays(shape, product):
     _, height, width, _ = shape.output_shape
     down, across = map(winograd.tile_starts, (height, width), shape.dilation, (kh, kw))
     filters //= shape.groups
-    least = LEAST_PRODUCTS[kh]
+    enough = min(channels, filters) >= LEAST_CHANNELS[kh]
+    enough = enough and channels * filters >= LEAST_PRODUCTS[kh]
     if product == KERNEL_GRAD:
-        least = max(least, LEAST_GRADIENT)
-    enough = min(channels, filters) >= LEAST_CHANNELS[kh] and channels * filters >= least
+        enough = enough and channels * filters >= LEAST_GRADIENT
+    else:
+        summed, made = (channels, filters) if product == FORWARD else (filters, channels)
+        enough = enough or (summed >= MANY and made <= MANY // 2)
     return enough and winograd.ELEMENTS * len(down) * len(across) * 2 < kh * kw * height * width
