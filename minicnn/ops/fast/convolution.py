@@ -230,5 +230,5 @@ def _pays(shape, product):
         enough = enough and channels * filters >= LEAST_GRADIENT
     else:
         summed, made = (channels, filters) if product == FORWARD else (filters, channels)
-        enough = enough or (summed >= MANY and made <= MANY // 2)
+        enough = enough or (shape.groups == 1 and summed >= MANY and made <= MANY // 2)
     return enough and winograd.ELEMENTS * len(down) * len(across) * 2 < kh * kw * height * width
