@@ -13,9 +13,9 @@ the cache. v is split when its element's turn comes, into a place in the first-l
 by the transform it would be half as large again and written where it is not cached. The splitting
 is written between the products of the element before, instruction by instruction, so that the
 vector units work while the tile unit does: with two tiles of sums and all in the first-level cache
-32 rows of 16 channels take 103 ns to multiply, 74 to split, 176 both, one after the other, 113 woven
-beside a busy neighbour, 44, 55, 112 and 85 without one (in a loop of its own between two products
-splitting hardly paid: 0.95 to 1.04 of the time). What a block moves between
+32 rows of 16 channels take 103 ns to multiply, 74 to split, 176 both, one after the other, and 113
+woven beside a busy neighbour, 44, 55, 112 and 85 without one (in a loop of its own between two
+products splitting hardly paid: 0.95 to 1.04 of the time). What a block moves between
 the caches is what is left, for which the products take the place of the inputs. Layers take 0.80 to
 0.92 of the time that splitting before multiplying took for 32 to 128 channels, 0.95 for 256 and
 0.96 to 1.0 for 16 (two cores of a Xeon, 2026-11-28); `winograd` was left behind by 1.0 to 1.15

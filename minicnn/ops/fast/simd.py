@@ -36,7 +36,7 @@ def _host():
 VECTOR_BYTES, REGISTERS = _host()
 # Winograd's outputs of 8 MB, 32 channels: 3.4 ms by `store`, 2.4 by `stream` (two cores of a Zen 4
 # with 1 MB of second-level cache each); on a Xeon no difference was seen. Outputs of 4 MB are still
-# near when they are read: by `store` the CIFAR-10 network predicted 64 pictures 1.03 times as fast.
+# near when they are read: by `store` the CIFAR-10 network predicts 64 pictures 1.03 times as fast.
 STREAM_BYTES = 6 << 20
 # Of other operations whose outputs of 6 MB (direct convolution), 8 (gradients of pooling) and 13
 # (depthwise convolution) were quicker in the third cache.
