@@ -99,6 +99,12 @@ def _count(value):
     return ir.Constant(simd.INTEGER, value)
 
 
+def _prefetch(builder, address):
+    """Ask for a line, into the second-level cache."""
+    place = builder.inttoptr(address, ir.FloatType().as_pointer())
+    simd.Vectors(builder, ir.FloatType()).prefetch(place, _count(0))
+
+
 def _integer_intrinsic(write):
     """Make a kernel function of `write(builder, *values)`, all of them addresses or integers."""
     names = write.__code__.co_varnames[1 : write.__code__.co_argcount]
@@ -203,14 +209,28 @@ def _chunks(builder, count):
         yield first, builder.select(is_last, left, _count(CHUNK))
 
 
-def _panel_intrinsic(tile_columns, terms=TERMS):
+def _asking(builder, tile_columns, ahead):
+    """beside(step, rows) of `_multiply`: a share of as many tiles as a step of b has, from `ahead`
+    on, is asked for."""
+    lines = PARTS * tile_columns * 16
+
+    def ask(step, rows):
+        first = builder.add(ahead, builder.mul(step, _count(lines * LINE)))
+        for line in range(rows.start * lines // BLOCK, rows.stop * lines // BLOCK):
+            _prefetch(builder, builder.add(first, _count(line * LINE)))
+
+    return ask
+
+
+def _panel_intrinsic(tile_columns, terms=TERMS, asks=False):
     """c (32 rows, 16 columns per tile column) = start + a @ b; a start at 0 means zeros.
 
     All arguments are addresses and bytes. Line (row i, step s, part p) of a lies at
-    a + steps[s] + i * a_row + p * a_part; the tiles of b in the order step, part, column.
+    a + steps[s] + i * a_row + p * a_part; the tiles of b in the order step, part, column. If it
+    asks, the next tiles of b lie at `ahead`.
     """
 
-    def panel_product(builder, a, a_row, a_part, steps, count, b, c, c_row, start):
+    def panel_product(builder, a, a_row, a_part, steps, count, b, c, c_row, start, ahead):
         def a_at(step):
             entry = builder.gep(builder.inttoptr(steps, simd.INTEGER.as_pointer()), [step])
             return builder.add(a, builder.load(entry))
@@ -227,16 +247,19 @@ def _panel_intrinsic(tile_columns, terms=TERMS):
                     load(_SUM, builder.add(start, _count(LINE * column)), _count(0))
 
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, _count(LINE),
-                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sum, terms)  # fmt: skip
+                  _count(tile_columns * TILE_BYTES), c, c_row, begin_sum, terms,
+                  _asking(builder, tile_columns, ahead) if asks else None)  # fmt: skip
 
     return _integer_intrinsic(panel_product)
 
 
-def _woven_intrinsic(tile_columns, terms=TERMS):
+def _woven_intrinsic(tile_columns, terms=TERMS, asks=False):
     """c (32 rows, 16 columns per tile column) = a @ b, while 32 rows of `depth` floats, source_row
-    bytes apart, become lines at `target` as those of a are: a_row bytes apart, parts adjacent."""
+    bytes apart, become lines at `target` as those of a are: a_row bytes apart, parts adjacent. If
+    it asks, the next tiles of b lie at `ahead`."""
 
-    def woven_product(builder, a, a_row, steps, b, c, c_row, source, source_row, depth, target):
+    def woven_product(builder, a, a_row, steps, b, c, c_row, source, source_row, depth, target,
+                      ahead):  # fmt: skip
         def at(address, distance, times):
             return builder.add(address, builder.mul(_count(distance), times))
 
@@ -249,7 +272,11 @@ def _woven_intrinsic(tile_columns, terms=TERMS):
         def begin_sum(zero, *_):
             zero()
 
+        ask = _asking(builder, tile_columns, ahead) if asks else None
+
         def beside(step, rows):
+            if asks:
+                ask(step, rows)
             for row in rows:
                 low = builder.add(at(source, 2 * LINE, step), builder.mul(source_row, _count(row)))
                 place = builder.add(at(target, PARTS * LINE, step), builder.mul(a_row, _count(row)))
@@ -292,6 +319,8 @@ short_whole_panel = _panel_intrinsic(2, SHORT_TERMS)
 short_half_panel = _panel_intrinsic(1, SHORT_TERMS)
 add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
 woven_whole_panel, woven_half_panel = _woven_intrinsic(2), _woven_intrinsic(1)
+asking_whole_panel = _panel_intrinsic(2, asks=True)
+asking_woven_whole_panel = _woven_intrinsic(2, asks=True)
 short_woven_whole_panel = _woven_intrinsic(2, SHORT_TERMS)
 short_woven_half_panel = _woven_intrinsic(1, SHORT_TERMS)
 
@@ -433,39 +462,48 @@ def split_columns(source, row_step, squares, target, part_step):
 
 
 @kernel
-def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
+def block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start, ahead):
     """32 rows and up to 32 columns of c = start + a @ b, all addresses; start 0 means zeros.
 
-    c has room for 32 columns, or 16 where `columns` is no more.
+    c has room for 32 columns, or 16 where `columns` is no more. Where b comes from beyond the
+    second-level cache, `ahead` is where its next tiles are, else 0.
     """
-    if columns > PANEL // 2:
-        whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+    if columns <= PANEL // 2:
+        half_panel(a, a_row, a_part, steps, count, b, c, c_row, start, ahead)
+    elif ahead == 0:
+        whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start, ahead)
     else:
-        half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+        asking_whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start, ahead)
 
 
 @kernel
-def woven_block_product(a, a_row, steps, b, columns, c, c_row, source, source_row, depth, target):
+def woven_block_product(a, a_row, steps, b, columns, c, c_row, source, source_row, depth, target,
+                        ahead):  # fmt: skip
     """c = a @ b, as `block_product` does it; meanwhile 32 rows of `depth` floats at `source` are
     split into lines at `target`, as `split_row` (of up to 16 floats `split_short_row`) does it."""
-    if depth > STEP // 2:
+    if depth <= STEP // 2:
         if columns > PANEL // 2:
-            woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
+            short_woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target,
+                                    ahead)  # fmt: skip
         else:
-            woven_half_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
-    elif columns > PANEL // 2:
-        short_woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
+            short_woven_half_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target,
+                                   ahead)  # fmt: skip
+    elif columns <= PANEL // 2:
+        woven_half_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target, ahead)
+    elif ahead == 0:
+        woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target, ahead)
     else:
-        short_woven_half_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target)
+        asking_woven_whole_panel(a, a_row, steps, b, c, c_row, source, source_row, depth, target,
+                                 ahead)  # fmt: skip
 
 
 @kernel
 def short_block_product(a, a_row, a_part, steps, count, b, columns, c, c_row, start):
     """`block_product` of short steps."""
     if columns > PANEL // 2:
-        short_whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+        short_whole_panel(a, a_row, a_part, steps, count, b, c, c_row, start, 0)
     else:
-        short_half_panel(a, a_row, a_part, steps, count, b, c, c_row, start)
+        short_half_panel(a, a_row, a_part, steps, count, b, c, c_row, start, 0)
 
 
 # Columns of the integer table that describes the right matrices to `pack`.

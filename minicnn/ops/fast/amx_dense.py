@@ -99,7 +99,7 @@ def _worker_products(worker, rows, depth, matrix, row, step, columns, start, zer
         for i in range(0, rows, BLOCK):
             amx.block_product(lines.ctypes.data + i * a_row, a_row, LINE, offsets.ctypes.data,
                               len(offsets), b, width, squares + SQUARES, 4 * PANEL,
-                              start.ctypes.data + 4 * j)  # fmt: skip
+                              start.ctypes.data + 4 * j, 0)  # fmt: skip
             _write(c, min(BLOCK, rows - i), width, y, i * columns + j, columns, code, slope)
     amx.end()
 
@@ -144,7 +144,7 @@ def _worker_gradients(worker, x, depth, columns, zeros, offsets, all_panels, scr
             width = min(PANEL, columns - j)
             amx.block_product(a, LINE, BLOCK * LINE, offsets.ctypes.data, len(offsets),
                               panels[j // PANEL].ctypes.data, width, squares + SQUARES,
-                              4 * PANEL, 0)  # fmt: skip
+                              4 * PANEL, 0, 0)  # fmt: skip
             _write(c, high, width, dk, i * columns + j, columns, gemm.LINEAR, zeros[0])
     amx.end()
 

@@ -308,7 +308,7 @@ def _group_product(planes, table, offsets, first, rows, b, columns, start, colum
                 c, c_row = spare.ctypes.data, 4 * PANEL
             amx.block_product(a, table[PIXEL], LINE, offsets.ctypes.data, len(offsets),
                               b + j // PANEL * amx.packed_panel(len(offsets)), width, c, c_row,
-                              start.ctypes.data + 4 * (column + j))  # fmt: skip
+                              start.ctypes.data + 4 * (column + j), 0)  # fmt: skip
             if not in_place or code != gemm.LINEAR:
                 _finish(table, row, left, first + rows, in_place, width, spare, y, column + j,
                         code, slope)  # fmt: skip

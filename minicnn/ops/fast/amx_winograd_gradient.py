@@ -132,7 +132,7 @@ def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums
             tiles = 2 if columns - panel > HALF else 1
             if is_first:
                 amx.block_product(a, LINE, BLOCK * LINE, offsets.ctypes.data, steps, right,
-                                  columns - panel, c, 4 * split, 0)  # fmt: skip
+                                  columns - panel, c, 4 * split, 0, 0)  # fmt: skip
             elif tiles == 2:
                 amx.add_whole_panel(a, LINE, BLOCK * LINE, PARTS * BLOCK * LINE, steps, right, LINE,
                                     2 * TILE_BYTES, PARTS * 2 * TILE_BYTES, TILE_BYTES, c,

@@ -188,9 +188,10 @@ def choose(shape, dtype, product, wanted, on_unit):
     allowed = wanted != "direct" and winograd.is_defined(shape)
     pays = allowed and (wanted == "winograd" or (dtype == np.float32 and _pays(shape, product)))
     algorithm = winograd if pays else direct
-    if pays and winograd_panels.pays(shape, product):
+    on_unit = on_unit and dtype == np.float32
+    if pays and winograd_panels.pays(shape, product, on_unit):
         return winograd_panels
-    if dtype == np.float32 and on_unit:
+    if on_unit:
         algorithm = _on_tile_unit(algorithm, shape, product)
     if algorithm is direct and bands.pays(shape, product):
         return bands

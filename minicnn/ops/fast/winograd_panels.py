@@ -33,6 +33,10 @@ from minicnn.ops.fast.winograd import AHEAD, CHANNELS, ELEMENTS, ENTRIES, FILTER
 MOST_TILES = 160  # their sums with a panel of filters are 740 kB of float32
 # Of the transformed kernel: 256 x 256, 9 MB, 8 pictures 14 x 14, is 1.1 times as fast in blocks.
 LEAST_BYTES = 16 << 20
+# The same for each tile, where the blocks' products are on the tile unit. Two cores of a Xeon, the
+# time in panels over that in blocks: 512 x 512 and 64 tiles 0.74, 128 tiles 0.9 to 1.0; 256 x 512
+# and 32 tiles 0.55, 128 tiles 1.0 to 1.35; 384 x 384, 128 tiles 1.0 to 1.3.
+LEAST_OF_A_TILE = 256 << 10
 
 
 @parallel_kernel
@@ -124,8 +128,8 @@ def _worker_panels(worker, size, g, taps, row_step, column_step, table, scale, s
 # -- The products ----------------------------------------------------------------------------------
 
 
-def pays(shape, product):
-    """Whether this is quicker than blocks of tiles."""
+def pays(shape, product, on_unit):
+    """Whether this is quicker than blocks of tiles, whose products may be on the tile unit."""
     if product not in (FORWARD, INPUT_GRAD):
         return False
     _, _, channels, filters = shape.kernel_shape
@@ -135,7 +139,8 @@ def pays(shape, product):
         channels, filters, seen = filters, channels, shape.input_shape
     lengths = zip(seen[1:3], shape.dilation, shape.kernel_shape[:2], strict=True)
     tiles = seen[0] * math.prod(len(winograd.tile_starts(*axis)) for axis in lengths)
-    is_large = ELEMENTS * channels * filters * 4 >= LEAST_BYTES
+    size = ELEMENTS * channels * filters * 4
+    is_large = size >= max(LEAST_BYTES, LEAST_OF_A_TILE * tiles if on_unit else 0)
     alone = tiles <= ROWS  # a block of winograd.py's, which one worker does
     several = filters > 2 * simd.lanes(np.dtype(np.float32))  # panels
     return several and (alone or (is_large and tiles <= MOST_TILES))
