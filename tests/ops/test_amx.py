@@ -56,6 +56,8 @@ def _small_cases_are_no_exception(monkeypatch):
     for a gradient of few channels."""
     monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
     monkeypatch.setattr(amx_winograd_gradient, "LEAST", 1)
+    monkeypatch.setattr(amx_winograd_gradient, "LEAST_PRODUCTS", 1)
+    monkeypatch.setattr(amx_winograd_gradient, "LEAST_WORK", 1)
     convolution._chosen.cache_clear()
     yield
     convolution._chosen.cache_clear()
@@ -232,7 +234,7 @@ def test_bits_do_not_depend_on_threads(algorithm, unit, grouping, monkeypatch):
 def test_gradient_by_tiles(n, h, w, c, f, groups, pieces, monkeypatch):
     """Of one piece of dk and one block of tiles, and of several of both; twice from used memory."""
     if pieces:
-        monkeypatch.setattr(winograd, "PIECE_BYTES", 36 * 4 * 32 * 32)
+        monkeypatch.setattr(amx_winograd_gradient, "SIDE", 32)
         monkeypatch.setattr(amx_winograd_gradient, "BLOCK_BYTES", 0)
     amx_winograd_gradient._sizes.cache_clear()
     x, dy, kernel = normal(n, h, w, c * groups), normal(n, h, w, f * groups), (3, 3, c, f * groups)
@@ -383,8 +385,11 @@ def test_where_it_is_chosen(monkeypatch):
     kernel_gradient = chosen(kernel=1, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(product=convolution.KERNEL_GRAD) is winograd
-    kernel_gradient = chosen(c=256, f=256, product=convolution.KERNEL_GRAD)
-    assert kernel_gradient is (amx_winograd_gradient if here else winograd)
+    for c, f, n in ((128, 128, 16), (64, 256, 16), (256, 256, 4)):
+        kernel_gradient = chosen(c=c, f=f, n=n, product=convolution.KERNEL_GRAD)
+        assert kernel_gradient is (amx_winograd_gradient if here else winograd)
+    for c, f, n in ((64, 128, 64), (32, 512, 64), (128, 128, 8)):
+        assert chosen(c=c, f=f, n=n, product=convolution.KERNEL_GRAD) is winograd
     kernel_gradient = chosen(kernel=5, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is winograd
     kernel_gradient = chosen(kernel=7, product=convolution.KERNEL_GRAD)

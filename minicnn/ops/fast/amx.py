@@ -56,6 +56,7 @@ LINE = 64  # bytes
 PARTS = 3
 BLOCK = PANEL = 32
 TILE_BYTES = 1024
+ASKED = 16  # lines
 CHUNK = 4  # steps of a block whose operands, 48 kB, stay in the first-level cache
 
 _SYSCALL_ARCH_PRCTL = 158
@@ -294,11 +295,14 @@ def _woven_intrinsic(tile_columns, terms=TERMS, asks=False):
     return _integer_intrinsic(woven_product)
 
 
-def _adding_intrinsic(tile_columns):
-    """c (32 rows, 16 columns per tile column) += a @ b; steps and parts lie evenly apart."""
+def _adding_intrinsic(tile_columns, asks=False):
+    """c (32 rows, 16 columns per tile column) += a @ b; steps and parts lie evenly apart.
+
+    If it asks, ASKED lines a step are asked for from each of three places on.
+    """
 
     def adding_product(builder, a, a_row, a_part, a_step, count, b, b_row, b_part, b_step,
-                       b_column, c, c_row):  # fmt: skip
+                       b_column, c, c_row, first, second, third):  # fmt: skip
         def a_at(step):
             return builder.add(a, builder.mul(step, a_step))
 
@@ -308,8 +312,14 @@ def _adding_intrinsic(tile_columns):
         def begin_sum(_, load, address, __):
             load(_SUM, address, c_row)
 
+        def ask(step, rows):
+            for line in range(rows.start * ASKED // BLOCK, rows.stop * ASKED // BLOCK):
+                offset = builder.add(builder.mul(step, _count(ASKED * LINE)), _count(line * LINE))
+                for place in (first, second, third):
+                    _prefetch(builder, builder.add(place, offset))
+
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
-                  begin_sum)  # fmt: skip
+                  begin_sum, beside=ask if asks else None)  # fmt: skip
 
     return _integer_intrinsic(adding_product)
 
@@ -318,6 +328,7 @@ whole_panel, half_panel = _panel_intrinsic(2), _panel_intrinsic(1)
 short_whole_panel = _panel_intrinsic(2, SHORT_TERMS)
 short_half_panel = _panel_intrinsic(1, SHORT_TERMS)
 add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
+asking_add_whole_panel = _adding_intrinsic(2, asks=True)
 woven_whole_panel, woven_half_panel = _woven_intrinsic(2), _woven_intrinsic(1)
 asking_whole_panel = _panel_intrinsic(2, asks=True)
 asking_woven_whole_panel = _woven_intrinsic(2, asks=True)

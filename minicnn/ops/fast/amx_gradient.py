@@ -237,13 +237,13 @@ def _planes_gradient(worker, x, table, phases, offsets, dy, sizes, group_sizes, 
                             amx.add_whole_panel(
                                 a, LINE, high * LINE, PARTS * high * LINE, used // STEP, b,
                                 table[PIXEL], LINE, STEP * table[PIXEL], PARTS * LINE,
-                                target + i * row_bytes, row_bytes,
+                                target + i * row_bytes, row_bytes, 0, 0, 0,
                             )  # fmt: skip
                         else:
                             amx.add_half_panel(
                                 a, LINE, high * LINE, PARTS * high * LINE, used // STEP, b,
                                 table[PIXEL], LINE, STEP * table[PIXEL], PARTS * LINE,
-                                target + i * row_bytes, row_bytes,
+                                target + i * row_bytes, row_bytes, 0, 0, 0,
                             )  # fmt: skip
             first += rows
     amx.end()

@@ -9,13 +9,17 @@ b        one element of m, split: (panel, step, part, 16 filters), a tile each
 sums     float32: (element, channel, filter) of a piece of dk
 step     32 tiles of the picture, over which the unit adds up
 
-Design. What bounds a gradient of many channels is memory: the sums of a piece are as large as the
+Design. What bounds a gradient of many channels is memory: the sums of a piece are larger than the
 second-level cache (128 x 128: 2.4 MB) and read and written once a block of tiles, v and m are
-written and read once a tile. Blocks are therefore long, though v and m are larger than that cache
-then, the unit sums up over 128 tiles at once, and what is split is used for a whole piece. Measured
-beside `winograd` (two cores of a Xeon, milliseconds): 256 to 256 channels, 32 pictures of 16 x 16:
-17.7, not 21.9; 512 to 512, 8 of 14 x 14: 16.0, not 22.8. With fewer channels turning and splitting
-v costs what the products save: 128 to 128 0.95 to 1.08, 64 to 64 1.2 times as long.
+written and read once a tile. Pieces and blocks are therefore large, though nothing but a part of an
+element stays in that cache then: the unit sums up over 64 or 128 tiles at once, what is split is
+used for a whole piece, and while an element is multiplied the next one's v, m and sums are asked
+for (0.92 to 0.94 of the time for 256 channels). Measured beside `winograd` (a Xeon, 2026-11-28, of
+its time with two threads, and one): 128 to 128 channels, 64 pictures of 8 x 8, 0.90 to 0.98, 0.82
+to 0.89; 32 of 32 x 32, 0.74 to 0.79, 0.69 to 0.74; 64 to 256, 15 x 15, 0.87 to 0.90, 0.75 to 0.81;
+192 to 192, 0.72, 0.65; 512 to 512, 8 of 14 x 14, in pieces that stay in the cache 0.70. With fewer
+channels turning and splitting v costs what the products save: 64 to 128 0.96 to 1.15, 64 to 64 1.2
+times as long.
 """
 
 import functools
@@ -27,12 +31,16 @@ from numba import prange
 from minicnn.ops import arena
 from minicnn.ops.fast import amx, gemm, sharing, threads, winograd
 from minicnn.ops.fast.amx import BLOCK, LINE, PANEL, PARTS, STEP, TILE_BYTES
-from minicnn.ops.fast.amx_winograd import HALF, SIZE
+from minicnn.ops.fast.amx_winograd import HALF, SIZE, TAPS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import AHEAD, ELEMENTS, ENTRIES
 
 BLOCK_BYTES = 5 << 20  # of v and m; half of it takes 1.1 times as long, twice as much the same
-LEAST = 256  # channels, and filters
+SIDE = 256  # channels and filters of a piece of dk, at most
+SEGMENT = 128  # tiles, at least; half of it for the sake of four segments
+PARTIAL_BYTES = 16 << 20  # sums of all segments, after their transform
+LEAST, LEAST_PRODUCTS = 64, 128 * 128  # channels and filters, and their product
+LEAST_WORK = 256 * 128 * 128  # the same times tiles
 
 
 @parallel_kernel
@@ -86,11 +94,13 @@ def _tiles_gradient(worker, x, table, x_places, dy_places, dy, dk, block, part, 
             for e in range(ELEMENTS):
                 left = v.ctypes.data + 4 * e * v_step
                 right = m.ctypes.data + 4 * e * m_step
+                target = sums.ctypes.data + 4 * e * sums_step
+                ahead = left + 4 * v_step, right + 4 * m_step, target + 4 * sums_step
                 missing = steps * STEP - count
                 amx.zero_lines(left + 4 * count * v_row, missing * v_row * 4 // LINE)
                 amx.zero_lines(right + 4 * count * split, missing * split * 4 // LINE)
                 _element_product(left, v_row, channels, right, split, columns, steps, offsets,
-                                 sums.ctypes.data + 4 * e * sums_step, is_first, a, b)  # fmt: skip
+                                 target, is_first, a, b, ahead)  # fmt: skip
             begin, is_first = 0, False
             first += count
         winograd.finish_piece(SIZE, sums, split, sums_step, c0, channels, f, columns, segment,
@@ -107,8 +117,11 @@ def _distances(block, part, split):
 
 
 @kernel
-def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums, is_first, a, b):
-    """sums (channel, filter) of one element = or += v^T m; all addresses."""
+def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums, is_first, a, b,
+                     ahead):  # fmt: skip
+    """sums (channel, filter) of one element = or += v^T m; all addresses, as those in `ahead`: v, m
+    and sums of the next element, which are asked for in as many pieces as there are products."""
+    next_v, next_m, next_sums = ahead
     panel_bytes = amx.packed_panel(steps)
     squares = a + steps * PARTS * BLOCK * LINE
     for panel in range(0, columns, PANEL):
@@ -134,13 +147,17 @@ def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums
                 amx.block_product(a, LINE, BLOCK * LINE, offsets.ctypes.data, steps, right,
                                   columns - panel, c, 4 * split, 0, 0)  # fmt: skip
             elif tiles == 2:
-                amx.add_whole_panel(a, LINE, BLOCK * LINE, PARTS * BLOCK * LINE, steps, right, LINE,
-                                    2 * TILE_BYTES, PARTS * 2 * TILE_BYTES, TILE_BYTES, c,
-                                    4 * split)  # fmt: skip
+                amx.asking_add_whole_panel(a, LINE, BLOCK * LINE, PARTS * BLOCK * LINE, steps,
+                                           right, LINE, 2 * TILE_BYTES, PARTS * 2 * TILE_BYTES,
+                                           TILE_BYTES, c, 4 * split, next_v, next_m,
+                                           next_sums)  # fmt: skip
+                next_v += steps * amx.ASKED * LINE
+                next_m += steps * amx.ASKED * LINE
+                next_sums += steps * amx.ASKED * LINE
             else:
                 amx.add_half_panel(a, LINE, BLOCK * LINE, PARTS * BLOCK * LINE, steps, right, LINE,
                                    TILE_BYTES, PARTS * TILE_BYTES, TILE_BYTES, c,
-                                   4 * split)  # fmt: skip
+                                   4 * split, 0, 0, 0)  # fmt: skip
 
 
 # -- The product -----------------------------------------------------------------------------------
@@ -149,7 +166,11 @@ def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums
 def pays(shape):
     """Whether this is quicker than `winograd`."""
     _, _, channels, filters = shape.kernel_shape
-    return min(channels, filters // shape.groups) >= LEAST
+    filters //= shape.groups
+    *_, tiles = winograd.forward_plan(shape).sizes
+    products = channels * filters
+    large = products >= LEAST_PRODUCTS and products * tiles >= LEAST_WORK
+    return large and min(channels, filters) >= LEAST
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
@@ -176,10 +197,31 @@ class _Sizes(NamedTuple):
     scratch: tuple
 
 
+def _division(tiles, channels, filters):
+    """(segments of the tiles, channels and filters of a piece of dk), by the shape alone.
+
+    A piece transforms, turns and splits its tiles anew, so it is as large as can be: 256 x 256
+    takes 0.80 to 0.95 of the time of four of 128 x 128, though its sums are 9 MB; but 512 x 512
+    takes 1.1 to 1.8 times as long as four of 256 x 256.
+    """
+    most = PARTIAL_BYTES // (TAPS * TAPS * 4 * channels * filters)
+    enough = max(tiles // SEGMENT, min(4, 2 * tiles // SEGMENT))
+    for side in (SIDE, SIDE // 2, SIDE // 4):  # smaller ones so that four threads have some
+        part, split = (
+            -(-number // -(-number // side) // BLOCK) * BLOCK for number in (channels, filters)
+        )
+        pieces = -(-channels // part) * -(-filters // split)
+        segments = max(1, min(winograd.TASKS // pieces, enough, most))
+        segments = 1 << segments.bit_length() - 1  # equal shares for 2, 4 and 8 threads
+        if segments * pieces >= 4:
+            break
+    return segments, min(part, channels), split
+
+
 @functools.lru_cache(maxsize=256)
 def _sizes(channels, filters, tiles, most_workers):
     dtype = np.dtype(np.float32)
-    segments, part, split = winograd._division(tiles, channels, filters, HALF, 4)
+    segments, part, split = _division(tiles, channels, filters)
     pieces = -(-channels // part) * -(-filters // split)
     share = -(-tiles // segments)
     most = max(BLOCK_BYTES // (ELEMENTS * (part + split) * 4) // STEP, 1) * STEP
@@ -190,7 +232,7 @@ def _sizes(channels, filters, tiles, most_workers):
     v_step, m_step, sums_step = _distances(block, part, split)
     scratch = (
         arena.rows(workers, ELEMENTS * sums_step, dtype),
-        winograd.partial_sums(segments, 3, channels * filters, dtype),
+        winograd.partial_sums(segments, TAPS, channels * filters, dtype),
         arena.rows(workers, ELEMENTS * v_step, dtype),
         arena.rows(workers, ELEMENTS * m_step, dtype),
         arena.rows(workers, (steps * PARTS * BLOCK * LINE + 2 * TILE_BYTES) // 4, dtype),
