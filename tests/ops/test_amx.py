@@ -225,6 +225,23 @@ def test_bits_do_not_depend_on_threads(algorithm, unit, grouping, monkeypatch):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("c, f", [(64, 70), (160, 112), (288, 200), (520, 96)])
+def test_large_transformed_kernels(c, f):
+    """Which are asked for ahead, the last panel a whole one, or half of one."""
+    x, kernel, dy = normal(3, 17, 14, c), normal(3, 3, c, f, seed=1), normal(3, 17, 14, f, seed=2)
+    with config.using(convolution="winograd"):
+        shape = direct.geometry(x.shape, kernel.shape, (1, 1), "same", (1, 1), 1)
+        for product in (convolution.FORWARD, convolution.INPUT_GRAD):
+            chosen = convolution.algorithm_for(shape, x.dtype, product)
+            assert chosen is (amx_winograd if amx.is_available() else winograd)
+        y = convolution.conv2d(x, kernel, padding="same")
+        dx = convolution.conv2d_input_grad(dy, kernel, x.shape, padding="same")
+    exact = kernel.astype(np.float64)
+    assert error(y, reference.conv2d(x.astype(np.float64), exact, padding="same")) < 2e-6
+    wanted = reference.conv2d_input_grad(dy.astype(np.float64), exact, x.shape, padding="same")
+    assert error(dx, wanted) < 2e-6
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(
     "n, h, w, c, f",

@@ -56,8 +56,8 @@ LINE = 64  # bytes
 PARTS = 3
 BLOCK = PANEL = 32
 TILE_BYTES = 1024
-ASKED = 16  # lines
 CHUNK = 4  # steps of a block whose operands, 48 kB, stay in the first-level cache
+ASKED = 16  # lines from each place that `asking_add_whole_panel` asks for in a step
 
 _SYSCALL_ARCH_PRCTL = 158
 _REQUEST_PERMISSION = 0x1023  # ARCH_REQ_XCOMP_PERM
@@ -327,10 +327,10 @@ def _adding_intrinsic(tile_columns, asks=False):
 whole_panel, half_panel = _panel_intrinsic(2), _panel_intrinsic(1)
 short_whole_panel = _panel_intrinsic(2, SHORT_TERMS)
 short_half_panel = _panel_intrinsic(1, SHORT_TERMS)
+asking_whole_panel = _panel_intrinsic(2, asks=True)
 add_whole_panel, add_half_panel = _adding_intrinsic(2), _adding_intrinsic(1)
 asking_add_whole_panel = _adding_intrinsic(2, asks=True)
 woven_whole_panel, woven_half_panel = _woven_intrinsic(2), _woven_intrinsic(1)
-asking_whole_panel = _panel_intrinsic(2, asks=True)
 asking_woven_whole_panel = _woven_intrinsic(2, asks=True)
 short_woven_whole_panel = _woven_intrinsic(2, SHORT_TERMS)
 short_woven_half_panel = _woven_intrinsic(1, SHORT_TERMS)
