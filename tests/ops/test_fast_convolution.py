@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 
 from minicnn import config
-from minicnn.ops.fast import bands, convolution, dense, dense_heads, dense_products, sharing, simd
+from minicnn.ops.fast import (
+    bands,
+    convolution,
+    dense,
+    dense_heads,
+    dense_products,
+    depthwise,
+    sharing,
+    simd,
+)
 from minicnn.ops.fast.pooled_convolution import conv2d_max_pool, conv2d_max_pool_kernel_grad
 from minicnn.ops.fast.pooling import max_pool2d
 from minicnn.ops.reference.convolution import conv2d as reference_conv2d
@@ -213,32 +222,62 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
-@pytest.mark.parametrize("groups", [1, 18], ids=["direct", "depthwise"])
-def test_bias_and_activation(activation, groups):
+@pytest.mark.parametrize(
+    "groups, strides", [(1, 1), (18, 1), (18, 2)], ids=["direct", "depthwise", "strided"]
+)
+def test_bias_and_activation(activation, groups, strides):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 7, 8, 18), np.float32)
     kernel = rng.standard_normal((3, 3, 18 // groups, 18), np.float32) / 3
     bias = rng.standard_normal(18, np.float32)
-    dy = np.zeros((3, 7, 8, 18))
-    y, _, _ = expected(x, kernel, dy, (1, 1), "same", (1, 1), groups)
+    dy = np.zeros((3, -(-7 // strides), 8 // strides, 18))
+    strides = strides, strides
+    y, _, _ = expected(x, kernel, dy, strides, "same", (1, 1), groups)
     result = convolution.conv2d(
-        x, kernel, bias, padding="same", groups=groups, activation=activation
+        x, kernel, bias, strides, padding="same", groups=groups, activation=activation
     )
     np.testing.assert_allclose(result, ACTIVATIONS[activation](y + bias), rtol=2e-6, atol=4e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "few", "winograd", "depthwise", "grouped"])
+@pytest.mark.parametrize("channels", [2, 7, 16, 64, 90])
+@pytest.mark.parametrize("strides", [(2, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_strided_depthwise_stays_within_its_arrays(dtype, strides, channels):
+    """And is exact for integers, with NaN around what it may read."""
+    rng = np.random.default_rng(channels)
+    x = rng.integers(-9, 10, (3, 10, 7, channels)).astype(dtype)
+    kernel = rng.integers(-9, 10, (3, 2, 1, channels)).astype(dtype)
+    where = strides, ((2, 1), (0, 3)), (1, 1), channels
+    geometry = convolution.geometry(x.shape, kernel.shape, *where)
+    assert depthwise._is_strided(geometry)
+    dy = rng.integers(-9, 10, geometry.output_shape).astype(dtype)
+    y, dx, _ = expected(x, kernel, dy, *where)
+    x, kernel, dy = (banded(one, np.nan)[1] for one in (x, kernel, dy))
+    for call, wanted in (
+        (lambda out: convolution.conv2d(x, kernel, None, *where, out=out), y),
+        (lambda out: convolution.conv2d_input_grad(dy, kernel, x.shape, *where, out=out), dx),
+    ):
+        buffer, out = banded(np.full(wanted.shape, 7, dtype), 77)
+        np.testing.assert_array_equal(call(out), wanted)
+        assert_bands(buffer, 77)
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["direct", "few", "winograd", "depthwise", "strided", "grouped"]
+)
 @pytest.mark.parametrize("filters", [6, 16, 18, 48, 70])
 def test_floor_of_every_filter(algorithm, filters):
     """max(z, floor) by every algorithm; NaN stays NaN."""
     generator = np.random.default_rng(filters)
-    groups = {"depthwise": filters, "grouped": 2}.get(algorithm, 1)
+    groups = {"depthwise": filters, "strided": filters, "grouped": 2}.get(algorithm, 1)
     channels = filters if groups > 1 else 17
     x = generator.standard_normal((2, 9, 11, channels))
     kernel = generator.standard_normal((3, 3, channels // groups, filters))
     bias, floor = generator.standard_normal((2, filters))
     x[1, 8, 10, 0] = np.nan
     geometry = {"padding": "same", "groups": groups}
+    if algorithm == "strided":
+        geometry["strides"] = 2, 2
     few = FEW_CHANNELS["ever" if algorithm == "few" else "never"]
     forced = config.using(convolution="winograd" if algorithm == "winograd" else "direct")
     with forced, choosing(bands, "pays", few):
