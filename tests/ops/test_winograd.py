@@ -252,6 +252,19 @@ def test_by_panels_or_by_blocks_the_bits_are_the_same(dtype, more, size, end):
         np.testing.assert_array_equal(by_panels, by_blocks)
 
 
+def test_segments_and_pieces_of_a_kernel_gradient():
+    def division(tiles, channels, filters):
+        return winograd._division(tiles, channels, filters, 16, 4)
+
+    assert division(864, 24, 40) == (4, 24, 64)  # not 2, of two pieces each
+    segments, part, split = division(60, 300, 128)  # three pieces are not three segments
+    assert (segments, -(-300 // part) * -(-128 // split)) == (1, 12)
+    for tiles, channels, filters in ((5000, 16, 16), (864, 128, 128), (900, 250, 250)):
+        segments, _, _ = division(tiles, channels, filters)
+        assert segments in (1, 2, 4, 8)
+        assert segments == 1 or segments * 36 * channels * filters * 4 <= winograd.PARTIAL_BYTES
+
+
 def test_where_it_is_chosen(monkeypatch):
     monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 

@@ -857,8 +857,8 @@ def _division(tiles, channels, filters, lanes, itemsize):
     size = ELEMENTS * channels * filters * itemsize
     enough = max(tiles // SEGMENT, min(2, tiles // (2 * ROWS)))
     segments = max(1, min(TASKS // pieces, enough, PARTIAL_BYTES // size))
-    if segments * pieces == 3:  # as 2, they would have to be cut into more pieces
-        segments = 4
+    if pieces == 1 and segments == 3 and 4 * size <= PARTIAL_BYTES:
+        segments = 4  # of two, more pieces would have to be made
     segments = 1 << segments.bit_length() - 1  # equal shares for 2, 4 and 8 threads
     if segments * pieces < 4:  # few tiles: more pieces, so that threads have something to share
         panels = -(-filters // (2 * lanes))
