@@ -210,15 +210,15 @@ def _chunks(builder, count):
         yield first, builder.select(is_last, left, _count(CHUNK))
 
 
-def _asking(builder, tile_columns, ahead):
-    """beside(step, rows) of `_multiply`: a share of as many tiles as a step of b has, from `ahead`
+def _asking(builder, lines, *places):
+    """beside(step, rows) of `_multiply`: a share of so many lines a step, from each of the places
     on, is asked for."""
-    lines = PARTS * tile_columns * 16
 
     def ask(step, rows):
-        first = builder.add(ahead, builder.mul(step, _count(lines * LINE)))
-        for line in range(rows.start * lines // BLOCK, rows.stop * lines // BLOCK):
-            _prefetch(builder, builder.add(first, _count(line * LINE)))
+        for place in places:
+            first = builder.add(place, builder.mul(step, _count(lines * LINE)))
+            for line in range(rows.start * lines // BLOCK, rows.stop * lines // BLOCK):
+                _prefetch(builder, builder.add(first, _count(line * LINE)))
 
     return ask
 
@@ -249,7 +249,7 @@ def _panel_intrinsic(tile_columns, terms=TERMS, asks=False):
 
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, _count(LINE),
                   _count(tile_columns * TILE_BYTES), c, c_row, begin_sum, terms,
-                  _asking(builder, tile_columns, ahead) if asks else None)  # fmt: skip
+                  _asking(builder, PARTS * tile_columns * 16, ahead) if asks else None)  # fmt: skip
 
     return _integer_intrinsic(panel_product)
 
@@ -273,7 +273,7 @@ def _woven_intrinsic(tile_columns, terms=TERMS, asks=False):
         def begin_sum(zero, *_):
             zero()
 
-        ask = _asking(builder, tile_columns, ahead) if asks else None
+        ask = _asking(builder, PARTS * tile_columns * 16, ahead) if asks else None
 
         def beside(step, rows):
             if asks:
@@ -312,14 +312,9 @@ def _adding_intrinsic(tile_columns, asks=False):
         def begin_sum(_, load, address, __):
             load(_SUM, address, c_row)
 
-        def ask(step, rows):
-            for line in range(rows.start * ASKED // BLOCK, rows.stop * ASKED // BLOCK):
-                offset = builder.add(builder.mul(step, _count(ASKED * LINE)), _count(line * LINE))
-                for place in (first, second, third):
-                    _prefetch(builder, builder.add(place, offset))
-
+        ask = _asking(builder, ASKED, first, second, third) if asks else None
         _multiply(builder, tile_columns, count, a_at, a_row, a_part, b_at, b_row, b_part, c, c_row,
-                  begin_sum, beside=ask if asks else None)  # fmt: skip
+                  begin_sum, beside=ask)  # fmt: skip
 
     return _integer_intrinsic(adding_product)
 

@@ -15,11 +15,10 @@ written and read once a tile. Pieces and blocks are therefore large, though noth
 element stays in that cache then: the unit sums up over 64 or 128 tiles at once, what is split is
 used for a whole piece, and while an element is multiplied the next one's v, m and sums are asked
 for (0.92 to 0.94 of the time for 256 channels). Measured beside `winograd` (a Xeon, 2026-11-28, of
-its time with two threads, and one): 128 to 128 channels, 64 pictures of 8 x 8, 0.90 to 0.98, 0.82
-to 0.89; 32 of 32 x 32, 0.74 to 0.79, 0.69 to 0.74; 64 to 256, 15 x 15, 0.87 to 0.90, 0.75 to 0.81;
-192 to 192, 0.72, 0.65; 512 to 512, 8 of 14 x 14, in pieces that stay in the cache 0.70. With fewer
-channels turning and splitting v costs what the products save: 64 to 128 0.96 to 1.15, 64 to 64 1.2
-times as long.
+its time with two threads, and one): 128 to 128 channels, 64 pictures of 8 x 8, 0.90 to 1.09, 0.82
+to 0.98; 32 of 32 x 32, 0.74 to 0.79, 0.69 to 0.74; 64 to 256, 15 x 15, 0.87 to 0.90, 0.75 to 0.81;
+192 to 192, 0.72, 0.61; 512 to 512, 8 of 14 x 14, 0.61 with two. With fewer channels turning and
+splitting v costs what the products save: 64 to 128 0.96 to 1.15, 64 to 64 1.2 times as long.
 """
 
 import functools
@@ -120,8 +119,9 @@ def _distances(block, part, split):
 def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums, is_first, a, b,
                      ahead):  # fmt: skip
     """sums (channel, filter) of one element = or += v^T m; all addresses, as those in `ahead`: v, m
-    and sums of the next element, which are asked for in as many pieces as there are products."""
+    and sums of the next element, of which a piece is asked for with every product."""
     next_v, next_m, next_sums = ahead
+    asked = 0
     panel_bytes = amx.packed_panel(steps)
     squares = a + steps * PARTS * BLOCK * LINE
     for panel in range(0, columns, PANEL):
@@ -149,11 +149,9 @@ def _element_product(v, v_row, channels, m, split, columns, steps, offsets, sums
             elif tiles == 2:
                 amx.asking_add_whole_panel(a, LINE, BLOCK * LINE, PARTS * BLOCK * LINE, steps,
                                            right, LINE, 2 * TILE_BYTES, PARTS * 2 * TILE_BYTES,
-                                           TILE_BYTES, c, 4 * split, next_v, next_m,
-                                           next_sums)  # fmt: skip
-                next_v += steps * amx.ASKED * LINE
-                next_m += steps * amx.ASKED * LINE
-                next_sums += steps * amx.ASKED * LINE
+                                           TILE_BYTES, c, 4 * split, next_v + asked,
+                                           next_m + asked, next_sums + asked)  # fmt: skip
+                asked += steps * amx.ASKED * LINE
             else:
                 amx.add_half_panel(a, LINE, BLOCK * LINE, PARTS * BLOCK * LINE, steps, right, LINE,
                                    TILE_BYTES, PARTS * TILE_BYTES, TILE_BYTES, c,
