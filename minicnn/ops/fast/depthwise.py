@@ -44,18 +44,17 @@ ABREAST = 4  # vectors of channels whose sums are in registers
 FEW = 3  # taps of a pixel of y for each one that the strides pass over
 LINES = 8  # rows of y in a task
 SOURCE, TAP, COUNT = range(3)  # of a row or column of y: its first in x, its first tap, how many
-(OUT_HEIGHT, OUT_WIDTH, CHANNELS, IMAGE, ROW, X_ROW, X_COLUMN, TAPS, TAP_ROW,
- TAP_COLUMN) = range(10)  # fmt: skip
+OUT_HEIGHT, OUT_WIDTH, CHANNELS, IMAGE, ROW, KERNEL_ROW, TAP_ROW, TAP_COLUMN = range(8)
 
 
 # -- With strides ----------------------------------------------------------------------------------
 
 
 @simd.vector_intrinsic
-def _pixel(v, x, x0, x_row, x_column, taps, t0, tap_row, tap_column, rows, columns, channels, start,
-           to_floor, y, y0, code, slope):  # fmt: skip
+def _pixel(v, x, x0, x_row, taps, t0, tap_row, tap_column, rows, columns, channels, start, to_floor,
+           y, y0, code, slope):  # fmt: skip
     """y[y0 + c] = start[c] + sum over rows a and columns b of
-    x[x0 + a x_row + b x_column + c] taps[t0 + a tap_row + b tap_column + c], then a rectifier."""
+    x[x0 + a x_row + b channels + c] taps[t0 + a tap_row + b tap_column + c], then a rectifier."""
     builder = v.builder
     rectifying = gemm.is_rectifier(v, code)
 
@@ -66,7 +65,7 @@ def _pixel(v, x, x0, x_row, x_column, taps, t0, tap_row, tap_column, rows, colum
             x_at = builder.add(x0, builder.mul(a, x_row))
             tap_at = builder.add(t0, builder.mul(a, tap_row))
             with v.count_up(columns) as (b, _):
-                x_now = builder.add(x_at, builder.mul(b, x_column))
+                x_now = builder.add(x_at, builder.mul(b, channels))
                 tap_now = builder.add(tap_at, builder.mul(b, tap_column))
                 for total, place in zip(sums, places, strict=True):
                     value = load(x, builder.add(x_now, place))
@@ -106,10 +105,10 @@ def _worker_strided(worker, x, table, down, across, taps, start, y, code, slope,
         for line in range(task * LINES, min((task + 1) * LINES, lines)):
             image, row = divmod(line, table[OUT_HEIGHT])
             x_row = image * table[IMAGE] + down[row, SOURCE] * table[ROW]
-            tap_row = down[row, TAP] * table[TAPS]
+            tap_row = down[row, TAP] * table[KERNEL_ROW]
             for column in range(width):
-                _pixel(x, x_row + across[column, SOURCE] * channels, table[X_ROW], table[X_COLUMN],
-                       taps, tap_row + across[column, TAP] * channels, table[TAP_ROW],
+                _pixel(x, x_row + across[column, SOURCE] * channels, table[ROW], taps,
+                       tap_row + across[column, TAP] * channels, table[TAP_ROW],
                        table[TAP_COLUMN], down[row, COUNT], across[column, COUNT], channels, start,
                        to_floor, y, (line * width + column) * channels, code, slope)  # fmt: skip
             if code > gemm.FLOOR:
@@ -135,33 +134,33 @@ def _is_strided(shape):
 @functools.lru_cache(maxsize=256)
 def _strided_plan(shape, of_gradient):
     """For y from x, or for dx from dy, whose taps go the other way, a stride at a time."""
-    source, made = shape.input_shape, shape.output_shape
+    source, made, steps = shape.input_shape, shape.output_shape, shape.strides
+    tap_steps, axis_of = (1, 1), planes.forward_axis
     if of_gradient:
-        source, made = made, source
+        source, made, steps = made, source, (1, 1)
+        tap_steps, axis_of = [-stride for stride in shape.strides], planes.input_grad_axis
     _, height, width, channels = source
     n, out_height, out_width, _ = made
-    kw = shape.kernel_shape[1]
-    way, (step_y, step_x) = (-1, shape.strides) if of_gradient else (1, (1, 1))
+    kernel_row = shape.kernel_shape[1] * channels
     table = (out_height, out_width, channels, height * width * channels, width * channels,
-             way * width * channels, way * channels, kw * channels, step_y * kw * channels,
-             step_x * channels)  # fmt: skip
-    axes = (_seen(shape, axis, of_gradient, made[1 + axis], source[1 + axis]) for axis in range(2))
+             kernel_row, tap_steps[0] * kernel_row, tap_steps[1] * channels)  # fmt: skip
+    axes = (
+        _seen(axis_of(shape, axis), steps[axis], made[1 + axis], source[1 + axis])
+        for axis in range(2)
+    )
     return _Plan(np.array(table, np.int64), *axes, -(-n * out_height // LINES))
 
 
-def _seen(shape, axis, of_gradient, made, length):
+def _seen(phases, step, made, length):
     """(SOURCE, TAP, COUNT) of each row or column of the result."""
-    size, stride, before = shape.kernel_shape[axis], shape.strides[axis], shape.padding[axis][0]
-    lines = []
-    for i in range(made):
-        if of_gradient:
-            shifts = [(i + before - t, t) for t in range(size)]
-            pairs = [(shift // stride, t) for shift, t in shifts if shift % stride == 0]
-        else:
-            pairs = [(i * stride - before + t, t) for t in range(size)]
-        pairs = [(place, t) for place, t in pairs if 0 <= place < length]
-        lines.append((*pairs[0], len(pairs)) if pairs else (0, 0, 0))
-    return np.array(lines, np.int64)
+    lines = np.zeros((made, 3), np.int64)
+    for phase in phases:
+        for j in range(phase.count):
+            cells = [(j * step + distance, tap) for distance, tap in phase.cells]
+            cells = [(place, tap) for place, tap in cells if 0 <= place < length]
+            if cells:
+                lines[phase.first + j * phase.next] = *cells[0], len(cells)
+    return lines
 
 
 def _run_strided(plan, x, kernel, bias, activation, y):

@@ -455,13 +455,13 @@ class _Axis(NamedTuple):
     cells: list
 
 
-def _forward_axis(shape, axis):
+def forward_axis(shape, axis):
     rate, before = shape.dilation[axis], shape.padding[axis][0]
     cells = [(t * rate - before, t) for t in range(shape.kernel_shape[axis])]
     return [_Axis(0, 1, shape.output_shape[1 + axis], cells)]
 
 
-def _input_grad_axis(shape, axis):
+def input_grad_axis(shape, axis):
     """As direct.py's `_input_grad_plan`: dx[phase + stride j] sees dy[j + a constant]."""
     size, stride = shape.input_shape[1 + axis], shape.strides[axis]
     phases = []
@@ -493,7 +493,7 @@ class Sizes(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def forward_plan(shape, sizes, itemsize):
     """Of y from x."""
-    axes = [_forward_axis(shape, axis) for axis in range(2)]
+    axes = [forward_axis(shape, axis) for axis in range(2)]
     return _plan(shape, shape.input_shape, shape.output_shape, shape.strides, axes, sizes,
                  shape.kernel_shape[3], itemsize)  # fmt: skip
 
@@ -501,7 +501,7 @@ def forward_plan(shape, sizes, itemsize):
 @functools.lru_cache(maxsize=256)
 def input_grad_plan(shape, sizes, itemsize):
     """Of dx from dy: the filters of the kernel are the channels of taps."""
-    axes = [_input_grad_axis(shape, axis) for axis in range(2)]
+    axes = [input_grad_axis(shape, axis) for axis in range(2)]
     return _plan(shape, shape.output_shape, shape.input_shape, (1, 1), axes, sizes, 1, itemsize)
 
 
