@@ -15,6 +15,7 @@ from minicnn.ops.fast import (
     amx_gradient,
     amx_winograd,
     amx_winograd_gradient,
+    amx_winograd_rows,
     bands,
     convolution,
     dense,
@@ -52,15 +53,26 @@ MORE_POSITIONS = [  # enough for the kernel's gradient
 
 @pytest.fixture(autouse=True)
 def _small_cases_are_no_exception(monkeypatch):
-    """Winograd of small pictures goes by blocks of tiles, too, which the unit multiplies, and also
-    for a gradient of few channels."""
+    """Winograd goes by blocks of tiles whatever the sizes, and by the unit also for a gradient of
+    few channels."""
     monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
+    monkeypatch.setattr(amx_winograd_rows, "LEAST_OF_A_TILE", 1 << 40)
     monkeypatch.setattr(amx_winograd_gradient, "LEAST", 1)
     monkeypatch.setattr(amx_winograd_gradient, "LEAST_PRODUCTS", 1)
     monkeypatch.setattr(amx_winograd_gradient, "LEAST_WORK", 1)
     convolution._chosen.cache_clear()
     yield
     convolution._chosen.cache_clear()
+
+
+@pytest.fixture(params=["blocks", "rows"])
+def on_unit(request, monkeypatch):
+    """What Winograd's algorithm is on the tile unit: all the choices there are, one by one."""
+    if request.param == "blocks":
+        return amx_winograd
+    monkeypatch.setattr(amx_winograd_rows, "LEAST_OF_A_TILE", 0)
+    monkeypatch.setattr(amx_winograd_rows, "LEAST_ALONE", 0)
+    return amx_winograd_rows
 
 
 def integers(*shape, seed=0, largest=8):
@@ -115,7 +127,7 @@ def test_integers_of_more_digits_than_a_part_give_exact_sums():
 @pytest.mark.parametrize("ending", [None, ("relu",), ("leaky_relu", 0.25), "floor"], ids=str)
 @pytest.mark.parametrize("size", [(8, 8), (9, 11), (3, 18), (34, 13)])
 @pytest.mark.parametrize("channels, grouping", [(48, 1), (48, 2), (16, 1), (26, 2)])
-def test_winograd_takes_floors_and_maxima(padding, ending, size, channels, grouping):
+def test_winograd_takes_floors_and_maxima(padding, ending, size, channels, grouping, on_unit):
     """In one pass what it gives in two, and the reference up to rounding; short steps, too."""
     x, kernel = normal(3, *size, channels), normal(3, 3, channels // grouping, 70, seed=1)
     bias, floor = normal(70, seed=2) - 4, normal(70, seed=3)  # most windows of a ReLU are all zero
@@ -125,7 +137,7 @@ def test_winograd_takes_floors_and_maxima(padding, ending, size, channels, group
         geometry = direct.geometry(x.shape, kernel.shape, (1, 1), "same", (1, 1), grouping)
         if amx.is_available():
             chosen = convolution.algorithm_for(geometry, x.dtype, convolution.FORWARD)
-            assert chosen is amx_winograd
+            assert chosen is (on_unit if channels // grouping > 16 else amx_winograd)
         if ending == "floor":
             options["floor"] = floor
             z = convolution.conv2d(x, kernel, bias, padding="same", groups=grouping)
@@ -205,7 +217,7 @@ def test_bits_of_dense_layers_do_not_depend_on_threads(monkeypatch):
 @pytest.mark.parametrize("grouping", [1, 2])
 @pytest.mark.parametrize("unit", ["auto", "off"])
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])
-def test_bits_do_not_depend_on_threads(algorithm, unit, grouping, monkeypatch):
+def test_bits_do_not_depend_on_threads(algorithm, unit, grouping, on_unit, monkeypatch):
     x, kernel = normal(3, 17, 14, 64), normal(3, 3, 64 // grouping, 96, seed=1)
     dy = normal(3, 17, 14, 96, seed=2)
     options = {"padding": "same", "groups": grouping}
@@ -226,16 +238,19 @@ def test_bits_do_not_depend_on_threads(algorithm, unit, grouping, monkeypatch):
 
 
 @pytest.mark.parametrize("c, f", [(64, 70), (160, 112), (288, 200), (520, 96)])
-def test_large_transformed_kernels(c, f):
-    """Which are asked for ahead, the last panel a whole one, or half of one."""
+def test_large_transformed_kernels(c, f, on_unit, monkeypatch):
+    """Which are asked for ahead, or made in slices, the last panel a whole one, or half of one."""
+    monkeypatch.setattr(amx_winograd_rows, "SLICE_BYTES", 6 * amx_winograd_rows.A_STEP * 5)
+    amx_winograd_rows._sizes.cache_clear()
     x, kernel, dy = normal(3, 17, 14, c), normal(3, 3, c, f, seed=1), normal(3, 17, 14, f, seed=2)
     with config.using(convolution="winograd"):
         shape = direct.geometry(x.shape, kernel.shape, (1, 1), "same", (1, 1), 1)
         for product in (convolution.FORWARD, convolution.INPUT_GRAD):
             chosen = convolution.algorithm_for(shape, x.dtype, product)
-            assert chosen is (amx_winograd if amx.is_available() else winograd)
+            assert chosen is (on_unit if amx.is_available() else winograd)
         y = convolution.conv2d(x, kernel, padding="same")
         dx = convolution.conv2d_input_grad(dy, kernel, x.shape, padding="same")
+    amx_winograd_rows._sizes.cache_clear()
     exact = kernel.astype(np.float64)
     assert error(y, reference.conv2d(x.astype(np.float64), exact, padding="same")) < 2e-6
     wanted = reference.conv2d_input_grad(dy.astype(np.float64), exact, x.shape, padding="same")
@@ -378,7 +393,6 @@ def test_nothing_beside_the_output_is_written():
 
 def test_where_it_is_chosen(monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
     monkeypatch.setattr(bands, "pays", lambda *_: False)  # direct, too: tested elsewhere
 
     def chosen(c=32, f=32, kernel=3, product=convolution.FORWARD, dtype=np.float32, n=8, strides=1):
@@ -388,6 +402,12 @@ def test_where_it_is_chosen(monkeypatch):
         return convolution.choose(geometry, np.dtype(dtype), product, "auto", amx.is_available())
 
     here = amx.is_available()
+    assert chosen(c=128, f=128, n=1) is winograd_panels  # tiles for one worker
+    monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
+    for c, f, n in ((512, 512, 8), (256, 256, 16), (128, 256, 8), (256, 256, 1)):
+        assert chosen(c=c, f=f, n=n) is (amx_winograd_rows if here else winograd)
+    for c, f, n in ((256, 256, 32), (128, 128, 8), (64, 64, 2), (16, 512, 2)):
+        assert chosen(c=c, f=f, n=n) is (amx_winograd if here else winograd)
     assert chosen() is (amx_winograd if here else winograd)
     assert chosen(kernel=5) is winograd
     assert chosen(kernel=7) is (amx_direct if here else direct)
@@ -395,8 +415,6 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(kernel=1, product=convolution.INPUT_GRAD, strides=2) is direct
     assert chosen(f=16, kernel=7) is direct
     assert chosen(c=3, kernel=5) is chosen(dtype=np.float64, kernel=5) is direct
-    assert chosen(c=256, f=256) is (amx_winograd if here else winograd)
-    assert chosen(c=512, f=512) is (amx_winograd if here else winograd)
     for few in (chosen(c=16, f=16), chosen(c=16), chosen(f=16)):
         assert few is (amx_winograd if here else winograd)
     kernel_gradient = chosen(kernel=1, product=convolution.KERNEL_GRAD)

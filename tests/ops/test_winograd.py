@@ -186,10 +186,7 @@ def test_groups(groups, c, f):
 @contextlib.contextmanager
 def panels(used):
     """Winograd by panels of filters wherever it is used forward or for dx, or nowhere."""
-    forward = (convolution.FORWARD, convolution.INPUT_GRAD)
-    choice = mock.patch.object(
-        winograd_panels, "pays", lambda _, product, __: used and product in forward
-    )
+    choice = mock.patch.object(winograd_panels, "pays", lambda *_: used)
     with choice, config.using(convolution="winograd", amx="off"):
         convolution._chosen.cache_clear()  # by the other function
         try:
@@ -297,7 +294,7 @@ def test_where_it_is_chosen(monkeypatch):
     assert chosen(c=512, f=512) is winograd_panels
     assert chosen(c=512, f=512, n=16) is winograd  # many tiles
     large = direct.geometry((8, 16, 16, 384), (3, 3, 384, 384), (1, 1), "same", (1, 1), 1)
-    for on_unit in (False, True):  # 128 tiles: products of blocks are quicker there
+    for on_unit in (False, True):  # which has other ways for it
         in_panels = winograd_panels.pays(large, convolution.FORWARD, on_unit)
         assert in_panels is not on_unit
     with config.using(convolution="direct"):

@@ -103,7 +103,7 @@ def _gather(g, taps, start, row_step, height, column_step, length, square):
                 amx.transpose(g.ctypes.data + 4 * (taps[t] + start + half), 4 * column_step,
                               square.ctypes.data + 4 * (t * SQUARE + half * HALF))  # fmt: skip
         return
-    square[:] = 0
+    square[: len(taps) * SQUARE] = 0
     for t in range(len(taps)):
         for row in range(height):
             at, source = t * SQUARE + row * HALF, taps[t] + start + row * row_step

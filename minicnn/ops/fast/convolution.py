@@ -19,6 +19,7 @@ from minicnn.ops.fast import (
     amx_gradient,
     amx_winograd,
     amx_winograd_gradient,
+    amx_winograd_rows,
     bands,
     depthwise,
     direct,
@@ -41,7 +42,8 @@ MANY = 16
 LEAST_CHANNELS = {3: 8, 5: 16}
 LEAST_PRODUCTS = {3: 64, 5: 16 * 32}  # channels times filters
 LEAST_GRADIENT = 128  # the same of a kernel's gradient
-BY_TILES = (winograd, amx_winograd, winograd_panels)  # they take a scale in their epilogue
+# They take a scale in their epilogue.
+BY_TILES = (winograd, amx_winograd, amx_winograd_rows, winograd_panels)
 WITH_FLOORS = (*BY_TILES, direct, bands, depthwise, grouped)
 
 
@@ -189,8 +191,11 @@ def choose(shape, dtype, product, wanted, on_unit):
     pays = allowed and (wanted == "winograd" or (dtype == np.float32 and _pays(shape, product)))
     algorithm = winograd if pays else direct
     on_unit = on_unit and dtype == np.float32
-    if pays and winograd_panels.pays(shape, product, on_unit):
-        return winograd_panels
+    if pays and product != KERNEL_GRAD:
+        if on_unit and amx_winograd_rows.pays(shape, product):
+            return amx_winograd_rows
+        if winograd_panels.pays(shape, product, on_unit):
+            return winograd_panels
     if on_unit:
         algorithm = _on_tile_unit(algorithm, shape, product)
     if algorithm is direct and bands.pays(shape, product):

@@ -265,6 +265,25 @@ def _transform_kernel(v, size, source, source0, tap_step, target, target0, eleme
 
 
 @simd.vector_intrinsic
+def _transform_kernel_row(
+    v, size, factors, row, source, source0, tap_step, target, target0, element_step
+):
+    """The elements of one row of u = G (g G^T); `factors` are G."""
+    taps = len(G[size][0])
+    first = v.builder.mul(row, v.integer(taps))
+    of_row = [v.load_splat(factors, v.builder.add(first, v.integer(i))) for i in range(taps)]
+    line = []
+    for j in range(taps):
+        total = None
+        for i in range(taps):
+            tap = v.load(source, v.offset(source0, (tap_step, i * taps + j)))
+            total = v.multiply(tap, of_row[i]) if i == 0 else v.multiply_add(tap, of_row[i], total)
+        line.append(total)
+    for j, value in enumerate(_multiply_line(v, G[size], line)):
+        v.store(value, target, v.offset(target0, (element_step, j)))
+
+
+@simd.vector_intrinsic
 def _transform_kernel_grad(
     v, size, source, source0, element_step, target, target0, tap_step, count
 ):

@@ -25,7 +25,7 @@ from numba import prange
 
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads, winograd
-from minicnn.ops.fast.direct import FORWARD, INPUT_GRAD
+from minicnn.ops.fast.direct import INPUT_GRAD
 from minicnn.ops.fast.gemm import ROWS
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import AHEAD, CHANNELS, ELEMENTS, ENTRIES, FILTERS, TILES
@@ -33,10 +33,6 @@ from minicnn.ops.fast.winograd import AHEAD, CHANNELS, ELEMENTS, ENTRIES, FILTER
 MOST_TILES = 160  # their sums with a panel of filters are 740 kB of float32
 # Of the transformed kernel: 256 x 256, 9 MB, 8 pictures 14 x 14, is 1.1 times as fast in blocks.
 LEAST_BYTES = 16 << 20
-# The same for each tile, where the blocks' products are on the tile unit. Two cores of a Xeon, the
-# time in panels over that in blocks: 512 x 512 and 64 tiles 0.74, 128 tiles 0.9 to 1.0; 256 x 512
-# and 32 tiles 0.55, 128 tiles 1.0 to 1.35; 384 x 384, 128 tiles 1.0 to 1.3.
-LEAST_OF_A_TILE = 256 << 10
 
 
 @parallel_kernel
@@ -130,20 +126,22 @@ def _worker_panels(worker, size, g, taps, row_step, column_step, table, scale, s
 
 def pays(shape, product, on_unit):
     """Whether this is quicker than blocks of tiles, whose products may be on the tile unit."""
-    if product not in (FORWARD, INPUT_GRAD):
-        return False
+    channels, filters, tiles = sizes(shape, product)
+    is_large = ELEMENTS * channels * filters * 4 >= LEAST_BYTES and tiles <= MOST_TILES
+    alone = tiles <= ROWS  # a block of winograd.py's, which one worker does
+    several = filters > 2 * simd.lanes(np.dtype(np.float32))  # panels
+    return several and (alone or (is_large and not on_unit))
+
+
+def sizes(shape, product):
+    """(channels, filters, tiles) of a group as a forward pass or an input gradient sees them."""
     _, _, channels, filters = shape.kernel_shape
     filters //= shape.groups
     seen = shape.output_shape
     if product == INPUT_GRAD:
         channels, filters, seen = filters, channels, shape.input_shape
     lengths = zip(seen[1:3], shape.dilation, shape.kernel_shape[:2], strict=True)
-    tiles = seen[0] * math.prod(len(winograd.tile_starts(*axis)) for axis in lengths)
-    size = ELEMENTS * channels * filters * 4
-    is_large = size >= max(LEAST_BYTES, LEAST_OF_A_TILE * tiles if on_unit else 0)
-    alone = tiles <= ROWS  # a block of winograd.py's, which one worker does
-    several = filters > 2 * simd.lanes(np.dtype(np.float32))  # panels
-    return several and (alone or (is_large and tiles <= MOST_TILES))
+    return channels, filters, seen[0] * math.prod(len(winograd.tile_starts(*a)) for a in lengths)
 
 
 def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
