@@ -12,8 +12,8 @@ Design. The positions of a band are a row of pixels with zeros between the rows,
 too, so a tap is a constant distance and nothing is gathered. x is split once for all taps (twice
 as large, because every pixel is in two lines), dy transposed once for all taps. A few steps at a
 time are multiplied, 32 channels and filters with all taps, and large pictures one by one, without
-the zeros between them: 7x7 and 1x7 kernels take 0.82 and 0.87 of the time that whole bands took
-(two cores of a Xeon with busy neighbours, 2026-11-28). Sums over bands
+the zeros between them: 7x7 and 1x7 kernels take 0.88 to 0.91 of the time that whole bands took (two
+cores of a Xeon with busy neighbours, 2026-11-28). Sums over bands
 are cut into segments, whose borders depend on the shapes only, and added up in their order: any
 number of threads gives the same bits. Measured (one core of a Xeon with AMX, against `direct`):
 1.8 to 2.5 times as fast for 5x5 and 7x7, 1.3 to 1.8 for 1x1, strided and dilated 3x3.
@@ -56,7 +56,7 @@ BAND_BYTES = 512 * 1024  # of split pixels
 PARTIAL_BYTES = 8 << 20  # all segments together
 TASKS = 16
 CHUNK = 4  # steps whose operands, 48 kB, stay in the first-level cache for all taps
-LEAST_STEPS = 32  # of a segment: with 8, 1x7 kernels of 128 channels take 1.1 times as long
+LEAST_STEPS = 16  # of a segment
 HALF = PANEL // 2
 
 
