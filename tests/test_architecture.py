@@ -191,3 +191,13 @@ minicnn.config.ops = "reference"
 minicnn.ops.conv2d(numpy.ones((1, 4, 4, 1)), numpy.ones((3, 3, 1, 1)), activation=("relu",))
 """
     assert not {"numba", "llvmlite"} & set(loaded_by(code))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("minicnn.ops.fast.")])
+def test_loops_of_many_threads_have_a_plain_length(name):
+    """Numba runs prange(n if shared else 0) in one thread, whatever n is, and says so only where no
+    other loop of the function is parallel."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "prange":
+            inside = [type(part) for argument in node.args for part in ast.walk(argument)]
+            assert ast.IfExp not in inside, f"line {node.lineno}: put an `if` before the loop"

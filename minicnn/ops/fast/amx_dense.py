@@ -67,8 +67,9 @@ def _write(c, rows, columns, y, y0, y_row, code, slope):
 @parallel_kernel
 def _products(x, rows, depth, matrix, row, step, columns, start, zeros, offsets, lines, scratch, y,
               code, slope):  # fmt: skip
-    for i in prange(rows if len(lines) == 1 else 0):
-        _split_rows(x, depth, np.int64(i), np.int64(i) + 1, lines[0])
+    if len(lines) == 1:
+        for i in prange(rows):
+            _split_rows(x, depth, np.int64(i), np.int64(i) + 1, lines[0])
     for worker in prange(len(scratch)):
         if len(lines) > 1:
             _split_rows(x, depth, 0, rows, lines[np.int64(worker)])
@@ -107,8 +108,9 @@ def _worker_products(worker, rows, depth, matrix, row, step, columns, start, zer
 @parallel_kernel
 def _gradients(x, dy, rows, depth, columns, zeros, offsets, panels, scratch, dk):
     count = (columns + PANEL - 1) // PANEL
-    for panel in prange(count if len(panels) == 1 else 0):
-        _pack_dy(dy, rows, columns, np.int64(panel), np.int64(panel) + 1, zeros, panels[0])
+    if len(panels) == 1:
+        for panel in prange(count):
+            _pack_dy(dy, rows, columns, np.int64(panel), np.int64(panel) + 1, zeros, panels[0])
     for worker in prange(len(scratch)):
         if len(panels) > 1:
             _pack_dy(dy, rows, columns, 0, count, zeros, panels[np.int64(worker)])

@@ -120,8 +120,9 @@ def tiles_product(g, taps, row_step, column_step, u, x, table, x_places, y_place
     channels, filters = table[winograd.CHANNELS], table[winograd.FILTERS]
     sharing.open_tasks(taken)
     pieces = (filters + PANEL - 1) // PANEL * len(offsets)
-    for piece in prange(pieces if len(u) == 1 else 0):
-        _split_kernel(g, taps, row_step, column_step, channels, filters, u[0], np.int64(piece))
+    if len(u) == 1:
+        for piece in prange(pieces):
+            _split_kernel(g, taps, row_step, column_step, channels, filters, u[0], np.int64(piece))
     for worker in prange(len(v)):
         for piece in range(pieces if len(u) > 1 else 0):
             _split_kernel(g, taps, row_step, column_step, channels, filters, u[np.int64(worker)],

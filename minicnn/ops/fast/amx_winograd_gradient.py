@@ -51,9 +51,10 @@ def tiles_gradient(x, table, x_places, dy_places, dy, dk, block, part, split, ze
         _tiles_gradient(np.int64(worker), x, table, x_places, dy_places, dy, dk, block, part, split,
                         zeros, offsets, sums, partial, v, m, a, b, addresses, taken)  # fmt: skip
     filters, dk_row = table[winograd.FILTERS], table[winograd.OUT_PIXEL]
-    for row in prange(9 * table[winograd.CHANNELS] if partial.size else 0):
-        number = np.int64(row)
-        gemm.add_segments(partial, number * filters, filters, dk, number * dk_row)
+    if partial.size:
+        for row in prange(9 * table[winograd.CHANNELS]):
+            number = np.int64(row)
+            gemm.add_segments(partial, number * filters, filters, dk, number * dk_row)
 
 
 @kernel

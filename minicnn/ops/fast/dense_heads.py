@@ -133,9 +133,10 @@ def _turn(matrix, first, last, depth, columns, turned, row):
 
 @parallel_kernel
 def _products(x, rows, depth, matrix, columns, turned, row, start, y, code, slope, workers):
-    for piece in prange((depth + PACKED - 1) // PACKED if len(turned) == 1 else 0):
-        first = np.int64(piece) * PACKED
-        _turn(matrix, first, min(first + PACKED, depth), depth, columns, turned[0], row)
+    if len(turned) == 1:
+        for piece in prange((depth + PACKED - 1) // PACKED):
+            first = np.int64(piece) * PACKED
+            _turn(matrix, first, min(first + PACKED, depth), depth, columns, turned[0], row)
     for worker in prange(workers):
         if len(turned) > 1:
             _turn(matrix, 0, depth, depth, columns, turned[np.int64(worker)], row)

@@ -553,9 +553,10 @@ def tiles_product(size, g, taps, row_step, column_step, u, x, table, x_places, y
     lanes, channels = simd.VECTOR_BYTES // x.itemsize, table[CHANNELS]
     strips = (channels + lanes - 1) // lanes
     sharing.open_tasks(taken)
-    for strip in prange(strips if len(u) == 1 else 0):
-        _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
-                         table[FILTERS], u[0])  # fmt: skip
+    if len(u) == 1:
+        for strip in prange(strips):
+            _transform_strip(size, g, taps, row_step, column_step, np.int64(strip), channels,
+                             table[FILTERS], u[0])  # fmt: skip
     for worker in prange(len(v)):
         for strip in range(strips if len(u) > 1 else 0):
             _transform_strip(size, g, taps, row_step, column_step, strip, channels, table[FILTERS],
@@ -674,9 +675,10 @@ def tiles_gradient(size, x, table, x_places, dy_places, dy, dk, block, part, spl
         _tiles_gradient(np.int64(worker), size, x, table, x_places, dy_places, dy, dk, block, part,
                         split, zeros, sums, partial, v, m, addresses, taken)  # fmt: skip
     filters, dk_row = table[FILTERS], table[OUT_PIXEL]
-    for row in prange(len(size) ** 2 * table[CHANNELS] if partial.size else 0):
-        number = np.int64(row)
-        gemm.add_segments(partial, number * filters, filters, dk, number * dk_row)
+    if partial.size:
+        for row in prange(len(size) ** 2 * table[CHANNELS]):
+            number = np.int64(row)
+            gemm.add_segments(partial, number * filters, filters, dk, number * dk_row)
 
 
 @kernel
