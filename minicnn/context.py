@@ -25,6 +25,7 @@ class Context:
     below         the activation that the layer below ended with, if nobody else reads its output:
                   backward may then return a GradientOfSum (activations.py)
     frozen_state  moving statistics are not written (gradient checks)
+    joins         a sum is the only reader of the output, and finishes a `Normalized` in its pass
     taken         the layers above whose work this one does as well (`Layer.takes_over`)
     prepared      what `takes_over` found out and `forward` needs
     """
@@ -40,10 +41,11 @@ class Context:
     watch: Callable | None = None
     frozen_state: bool = False
     below: tuple | None = None
+    joins: bool = False
     taken: tuple = ()
     prepared: object = None
 
-    def at(self, node, training=None, logits=frozenset(), below=None):
+    def at(self, node, training=None, logits=frozenset(), below=None, joins=False):
         """The same call at a node of a graph, perhaps with a mode of its own."""
         return Context(  # dataclasses.replace takes eight times as long, once per layer and step
             training=self.training if training is None else training,
@@ -57,6 +59,7 @@ class Context:
             watch=self.watch,
             frozen_state=self.frozen_state,
             below=below,
+            joins=joins,
         )
 
     def key(self, seed):

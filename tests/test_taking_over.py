@@ -24,6 +24,7 @@ from minicnn.layers import (
     MaxPooling2D,
     ReLU,
 )
+from minicnn.layers.normalization import Normalized
 
 CHAINS = {  # layers of a chain -> how many passes remain
     "batch_norm": ([BatchNormalization], 1),
@@ -386,3 +387,103 @@ def test_a_sum_of_ones_own_gets_one_gradient(monkeypatch):
     model = Model(x, Add()([y, y]))
     y, saved = model.forward(np.ones((2, 4), np.float32), Context(keep=True))
     np.testing.assert_array_equal(model.backward(np.ones_like(y), saved, True), 4)
+
+
+def normalized_paths(make, first=BatchNormalization, second=None, **settings):
+    """A block whose paths end with normalizations, which `make(paths)` puts together."""
+    x = Input((6, 5, 3))
+    short = Conv2D(4, 1, dtype="float64")(x)
+    y = Conv2D(4, 3, padding="same", dtype="float64")(short)
+    y = first(dtype="float64", **settings)(y)
+    if second is not None:
+        short = second(dtype="float64")(short)
+    outputs = make([y, short])
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    return Model(x, [Flatten(dtype="float64")(one) for one in outputs])
+
+
+def summed(paths):
+    return Add(dtype="float64")(paths)
+
+
+def rectified(paths):
+    return ReLU(dtype="float64")(summed(paths))
+
+
+def read_twice(paths):
+    """Two gradients of the rectified sum."""
+    y = rectified(paths)
+    return [y, Conv2D(2, 3, dtype="float64")(y)]
+
+
+JOINED = {  # arguments of normalized_paths, how many normalizations are finished by the sum
+    "sum": ({"make": summed}, 1),
+    "rectified": ({"make": rectified}, 1),
+    "rectified, two readers": ({"make": read_twice}, 1),
+    "the other first": ({"make": lambda paths: rectified(paths[::-1])}, 1),
+    "both": ({"make": rectified, "second": BatchNormalization}, 2),
+    "both, two readers": ({"make": read_twice, "second": BatchNormalization}, 2),
+    "without scale and centre": ({"make": rectified, "scale": False, "center": False}, 1),
+    "frozen": ({"make": rectified, "trainable": False}, 0),
+    "another axis": ({"make": rectified, "axis": 1}, 0),
+    "a subclass": ({"make": rectified, "first": Doubled}, 0),
+    "three terms": ({"make": lambda paths: rectified([*paths, paths[1]])}, 0),
+    "twice the same": ({"make": lambda paths: rectified([paths[0], paths[0]])}, 0),
+    "an output": ({"make": lambda paths: [rectified(paths), paths[0]]}, 0),
+    "an activity regulariser": ({"make": rectified, "activity_regularizer": "l2"}, 0),
+}
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_a_sum_finishes_normalizations(case, monkeypatch):
+    """The same numbers and gradients as apart, in training; recorded steps repeat them."""
+    set_random_seed(1)
+    arguments, joined = JOINED[case]
+    model = shaken(normalized_paths(**arguments))
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((3, 6, 5, 3))
+    given, plain = [], Add.forward
+
+    def forward(self, x, context):
+        given.extend(isinstance(one, Normalized) for one in x)
+        return plain(self, x, context)
+
+    monkeypatch.setattr(Add, "forward", forward)
+    monkeypatch.setattr(Add, "adds_normalized", True)
+    results = []
+    for watch in (None, lambda layer, y: None):
+        context = Context(training=True, keep=True, frozen_state=True, watch=watch)
+        y, saved = model.forward(x, context)
+        y = y if isinstance(y, list) else [y]
+        dy = [np.random.default_rng(2).standard_normal(one.shape) for one in y]
+        for parameter in model.trainable_weights:
+            parameter.grad = None
+        dx = model.backward(dy if len(dy) > 1 else dy[0], saved, True)
+        gradients = [p.grad for p in model.trainable_weights if p.grad is not None]
+        results.append([*y, dx, *(one.copy() for one in gradients)])
+        assert sum(given) == joined
+        joined = 0
+        given.clear()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+    if case != "a subclass":  # whose backward does not fit its forward
+        assert check_gradients(model, x).passed
+
+
+def test_training_with_joined_normalizations(monkeypatch):
+    """Steps recorded and not: the same weights and moving statistics, bit for bit."""
+    weights = []
+    for run_eagerly, watched in ((False, False), (True, False), (True, True)):
+        set_random_seed(1)
+        model = normalized_paths(read_twice, second=BatchNormalization)
+        if watched:
+            monkeypatch.setattr(BatchNormalization, "leaves_normalized", False)
+        model.compile("sgd", ["mse", "mse"], run_eagerly=run_eagerly)
+        generator = np.random.default_rng(0)
+        x = generator.standard_normal((24, 6, 5, 3))
+        y = [generator.standard_normal((24, *shape[1:])) for shape in model.output_shape]
+        model.fit(x, y, batch_size=4, epochs=2, verbose=0)
+        weights.append(model.get_weights())
+    for one in weights[1:]:
+        for a, b in zip(weights[0], one, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -296,6 +296,8 @@ class Layer(Configurable):
         return [np.array(one) for one in y] if isinstance(y, list) else np.array(y)
 
     takes_lists = False  # merging layers and models: a list of arrays is several inputs
+    leaves_normalized = False  # forward may return a Normalized (layers/normalization.py),
+    adds_normalized = False  # which this layer takes as one of two inputs
     adds_gradients = False  # backward takes a list: the gradients of all that read the output
 
     def cast(self, x):

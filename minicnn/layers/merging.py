@@ -5,6 +5,7 @@ import numpy as np
 from minicnn import ops
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, computes_as, rectifier_of, table
+from minicnn.layers.normalization import GradientOfNormalized, Normalized
 
 
 def _agree(one, other):
@@ -49,11 +50,17 @@ class Add(_Merging):
         return int(computes_as(self, Add) and rectifier_of(following[0]) is not None)
 
     def forward(self, x, context):
-        if not context.taken:
-            return ops.add(x), (len(x), None, None)
-        activation = rectifier_of(context.taken[0])
-        y = ops.add(x, activation)
-        return y, (len(x), activation, y)
+        activation = rectifier_of(context.taken[0]) if context.taken else None
+        if any(isinstance(one, Normalized) for one in x):
+            y, terms = ops.add_normalized(x, activation), x
+        else:
+            y, terms = ops.add(x, activation), None
+        return y, (len(x), terms, activation, None if activation is None else y)
+
+    @property
+    def adds_normalized(self):
+        """A batch normalization at the end of a path is finished in the pass of the sum."""
+        return computes_as(self, Add)
 
     @property
     def adds_gradients(self):
@@ -62,8 +69,14 @@ class Add(_Merging):
         return computes_as(self, Add)
 
     def backward(self, dy, saved, needs_dx):
-        count, activation, after = saved
+        count, terms, activation, after = saved
         dys = dy if isinstance(dy, list) else [dy]
+        if activation is not None and terms is not None:
+            dx, *sums = ops.add_normalized_grad(dys, after, activation, terms)
+            return [
+                GradientOfNormalized(dx, known) if isinstance(one, Normalized) else dx
+                for one, known in zip(terms, sums, strict=True)
+            ]
         if activation is not None:
             dx = ops.add_grad(dys, after, activation)
         else:

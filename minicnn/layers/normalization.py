@@ -1,6 +1,7 @@
 """Batch normalisation: y = gamma (x - mean) / sqrt(variance + epsilon) + beta, per channel."""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +10,25 @@ from minicnn.activations import GradientOfSum
 from minicnn.layers import arguments
 from minicnn.layers.base import Layer, computes_as, rectifier_of, table
 from minicnn.ops import recording
+
+
+class Normalized(NamedTuple):
+    """What is to be normalized, and how, as `ops.add_normalized` takes it: a layer that reads it
+    anyway spares a pass in which the result is written, and another in which it is read."""
+
+    x: np.ndarray
+    gamma: np.ndarray | None
+    beta: np.ndarray | None
+    mean: np.ndarray
+    variance: np.ndarray
+    epsilon: float
+
+
+class GradientOfNormalized(NamedTuple):
+    """The gradient of the result, and sums of it that spare the layer below a pass."""
+
+    gradient: np.ndarray
+    sums: np.ndarray
 
 
 @functools.lru_cache(maxsize=256)
@@ -119,6 +139,10 @@ class BatchNormalization(Layer):
     derives_below = True
 
     @property
+    def leaves_normalized(self):
+        return self.axis == -1 and computes_as(self, BatchNormalization)
+
+    @property
     def repeats(self):
         return self.axis == -1
 
@@ -156,7 +180,10 @@ class BatchNormalization(Layer):
             given, moving = (x, gamma, beta, self.epsilon, activation), None
             if not context.frozen_state:
                 moving = self.moving_mean.value, self.moving_variance.value, self.momentum
-            if pools:
+            if context.joins:
+                mean, variance = ops.batch_norm_statistics(x, moving=moving)
+                y = Normalized(x, gamma, beta, mean, variance, self.epsilon)
+            elif pools:
                 y, index, mean, variance = ops.batch_norm_max_pool(*given, moving=moving)
             else:
                 y, mean, variance = ops.batch_norm_train(*given, moving=moving)
@@ -164,24 +191,28 @@ class BatchNormalization(Layer):
             mean, variance = self.moving_mean.value, self.moving_variance.value
             y = ops.batch_norm_inference(x, gamma, beta, mean, variance, self.epsilon, activation)
         below = context.below if by_batch and self.axis in (-1, x.ndim - 1) else None
-        return self._channels_back(y), (x, mean, variance, by_batch, below, activation, index)
+        y = y if isinstance(y, Normalized) else self._channels_back(y)
+        return y, (x, mean, variance, by_batch, below, activation, index)
 
     def backward(self, dy, saved, needs_dx):
         x, mean, variance, by_batch, below, activation, index = saved
         gamma = self.gamma.value if self.scale else None
         beta = self.beta.value if self.center else None
         norm = (x, gamma, mean, variance, self.epsilon)
+        more = {}
+        if isinstance(dy, GradientOfNormalized):
+            dy, more["sums"] = dy
         if index is not None:
             dx, sums, dgamma, dbeta = ops.batch_norm_max_pool_grad(
                 dy, index, *norm, beta, activation, below
             )
         elif below:
             dx, sums, dgamma, dbeta = ops.batch_norm_activation_grad(
-                dy, *norm, below, beta, activation
+                dy, *norm, below, beta, activation, **more
             )
         else:
             grad = ops.batch_norm_train_grad if by_batch else ops.batch_norm_inference_grad
-            dx, dgamma, dbeta = grad(self._channels_last(dy), *norm, beta, activation)
+            dx, dgamma, dbeta = grad(self._channels_last(dy), *norm, beta, activation, **more)
         if self.scale and self.gamma.trainable:
             self.gamma.accumulate(dgamma)
         if self.center and self.beta.trainable:

@@ -88,7 +88,8 @@ class Model(Trainer, Layer):
                 continue
             logits = step.leaves_out(context.logits)
             below = step.below.activation_for_above if step.below is not None else None
-            inner = context.at(number, step.training, logits, below)
+            joins = step.joins and context.watch is None
+            inner = context.at(number, step.training, logits, below, joins)
             inputs = [values[slot] for slot in step.inputs] if step.many else values[step.inputs[0]]
             taken = plan.taken(step, inner, context.logits, inputs)
             taken_over.update(taken)

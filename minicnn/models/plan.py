@@ -24,6 +24,7 @@ class _Step:
     below: Layer | None = None  # its activation's derivative may be applied here
     following: list = field(default_factory=list)  # numbers of steps that it may take over
     above: list = field(default_factory=list)  # their layers
+    joins: bool = False  # a sum that alone reads its output finishes what it normalizes
 
     def leaves_out(self, logits):
         """Which of its outputs leave out their activation; `logits` are numbers of the model's."""
@@ -89,6 +90,8 @@ class Graph:
             if len(readers) == 1 and slot not in self.output_slots
         }
         for step in self.steps:
+            number = only_reader.get(step.outputs[0])
+            step.joins = number is not None and _joins(step, self.steps[number])
             if type(step.layer).takes_over is not Layer.takes_over:
                 self._follow(step, only_reader)
                 step.above = [self.steps[number].layer for number in step.following]
@@ -135,3 +138,10 @@ class Graph:
                 plan.append(any(above) if needed else None)
             self._plans[key] = plan
         return self._plans[key]
+
+
+def _joins(step, reader):
+    """Whether what `step` normalizes may be finished by the sum that reads it."""
+    alone = len(step.outputs) == 1 and step.layer.activity_regularizer is None
+    can = step.layer.leaves_normalized and reader.layer.adds_normalized
+    return alone and can and len(reader.inputs) == 2 and step.training is reader.training is None

@@ -26,11 +26,13 @@ NAMES = {
     ),
     "normalization": (
         "batch_norm_train",
+        "batch_norm_statistics",
         "batch_norm_train_grad",
         "batch_norm_activation_grad",
         "batch_norm_inference",
         "batch_norm_inference_grad",
     ),
+    "normalized_sum": ("add_normalized", "add_normalized_grad"),
     "pooled_normalization": ("batch_norm_max_pool", "batch_norm_max_pool_grad"),
     "elementwise": (
         "activate",

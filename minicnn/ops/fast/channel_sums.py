@@ -67,16 +67,16 @@ class Rows:
         )
 
 
-def across(v, width, visit, streaming=None):
-    """visit(columns, load, store) for the columns 0 ... width of a row, TILE vectors at a time,
+def across(v, width, visit, streaming=None, tile=TILE):
+    """visit(columns, load, store) for the columns 0 ... width of a row, `tile` vectors at a time,
     then one by one; load and store touch no more than the columns that there are. Where the number
-    `streaming` is not 0, what is stored TILE vectors at a time goes past the caches."""
-    builder, step = v.builder, TILE * v.lanes
+    `streaming` is not 0, what is stored `tile` vectors at a time goes past the caches."""
+    builder, step = v.builder, tile * v.lanes
     whole = builder.and_(width, v.integer(-step))
 
     def visit_tiles(store):
         with v.count_up(whole, step) as (i, _):
-            columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(TILE)]
+            columns = [builder.add(i, v.integer(t * v.lanes)) for t in range(tile)]
             visit(columns, v.load, store)
 
     if streaming is None:

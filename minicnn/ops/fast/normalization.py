@@ -253,11 +253,11 @@ def forward_vectors(statistics, gamma, beta, epsilon, vectors):
 
 
 @kernel
-def gradient_vectors(sums, statistics, gamma, epsilon, pixels, by_batch, vectors, grads):
-    """grads = sum of dx (0 so far), dgamma, dbeta; then the last two of `vectors`, which say what
-    each x and a constant add to dx: nothing where the statistics are not those of the batch."""
+def gradient_vectors(statistics, gamma, epsilon, pixels, by_batch, vectors, grads):
+    """grads[1:], sum g and sum g (x - mean), become dgamma and dbeta; the last two of `vectors` say
+    what each x and a constant add to dx: nothing where the statistics are not those of the batch.
+    """
     channels = gamma.size
-    fold_sums(sums, grads[1:])  # sum g, sum g (x - mean)
     for c in range(channels):
         dbeta, product = grads[1, c], grads[2, c]
         left = statistics[0, c] - vectors[0, c]
@@ -291,6 +291,18 @@ def normalize_by_batch(x, gamma, beta, epsilon, slope, rows, sums, vectors, movi
 
 
 @parallel_kernel
+def statistics_of_batch(x, rows, sums, vectors, moving_mean, moving_variance, momentum, statistics,
+                        workers):  # fmt: skip
+    """What `normalize_by_batch` does before it normalizes."""
+    channels = statistics.shape[1]
+    near_mean(x, channels, vectors[0])
+    for worker in prange(workers):
+        moments_of_share(np.int64(worker), workers, x, rows, vectors[0], sums)
+    moments_from_sums(sums, vectors[0], x.size // channels, statistics)
+    move(moving_mean, moving_variance, momentum, statistics)
+
+
+@parallel_kernel
 def normalize_by_given(x, gamma, beta, epsilon, slope, rows, blocks, vectors, statistics, y,
                        streaming):  # fmt: skip
     """y with the given mean and variance."""
@@ -300,16 +312,20 @@ def normalize_by_given(x, gamma, beta, epsilon, slope, rows, blocks, vectors, st
 
 
 @parallel_kernel
-def gradients(dy, x, gamma, beta, epsilon, slope, slope_below, by_batch, rows, sums, vectors,
+def gradients(dy, x, gamma, beta, epsilon, slope, slope_below, by_batch, known, rows, sums, vectors,
               statistics, dx, streaming, grads, workers):  # fmt: skip
-    """dx, times slope_below where x <= 0; grads = its sum, dgamma and dbeta."""
+    """dx, times slope_below where x <= 0; grads = its sum, dgamma and dbeta. `known`, unless it is
+    empty, is what the first pass would find."""
     forward_vectors(statistics, gamma, beta, epsilon, vectors)
-    for worker in prange(workers):
-        first, last = share(np.int64(worker), workers, len(sums))
-        for b in range(last - 1, first - 1, -1):
-            products_of_block(dy, x, b, rows, vectors, slope, sums[b])
-    gradient_vectors(sums, statistics, gamma, epsilon, x.size // gamma.size, by_batch, vectors,
-                     grads)  # fmt: skip
+    if known.size:
+        grads[1:] = known
+    else:
+        for worker in prange(workers):
+            first, last = share(np.int64(worker), workers, len(sums))
+            for b in range(last - 1, first - 1, -1):
+                products_of_block(dy, x, b, rows, vectors, slope, sums[b])
+        fold_sums(sums, grads[1:])
+    gradient_vectors(statistics, gamma, epsilon, x.size // gamma.size, by_batch, vectors, grads)
     for worker in prange(workers):
         first, last = share(np.int64(worker), workers, len(sums))
         for b in range(first, last):
@@ -377,20 +393,32 @@ def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None, moving=
     return y, *statistics
 
 
+def batch_norm_statistics(x, out=None, moving=None):
+    """(2, c), mean and biased variance of x (..., c), float64: what `batch_norm_train` begins
+    with."""
+    dtype, cut = float_type("x", x), Rows(x.shape)
+    statistics = output(out, (2, cut.channels), np.dtype(np.float64))
+    statistics_of_batch(flat("x", x, x.shape, dtype), cut.rows, *cut.scratch(2, 1, dtype),
+                        *moving_averages(cut, dtype, moving), statistics,
+                        threads.count())  # fmt: skip
+    return statistics
+
+
 def batch_norm_train_grad(
-    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
+    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None, sums=None
 ):
     """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them.
 
     `beta` is needed for the sign of what `activation` was applied to; dy is the gradient after it.
+    `sums` (2, c), of dy and dy (x - mean), are those of `add_normalized_grad`: they spare a pass.
     """
     norm = (gamma, beta, mean, variance, epsilon)
-    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, out)
+    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, out, sums)
     return dx, dgamma, dbeta
 
 
 def batch_norm_activation_grad(
-    dy, x, gamma, mean, variance, epsilon, below, beta=None, activation=None, out=None
+    dy, x, gamma, mean, variance, epsilon, below, beta=None, activation=None, out=None, sums=None
 ):
     """dz, its sum (c,), dgamma, dbeta where x = below(z): `batch_norm_train_grad` gone on.
 
@@ -398,19 +426,23 @@ def batch_norm_activation_grad(
     """
     norm = (gamma, beta, mean, variance, epsilon)
     if below[0] in RECTIFIERS:
-        return all_grads(dy, x, norm, activation, below, True, out)
-    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, None)
+        return all_grads(dy, x, norm, activation, below, True, out, sums)
+    dx, _, dgamma, dbeta = all_grads(dy, x, norm, activation, None, True, None, sums)
     return (*activate_bias_grad(dx, x, below, out), dgamma, dbeta)
 
 
-def all_grads(dy, x, norm, activation, below, by_batch, out):
+_UNKNOWN = np.empty((2, 0))
+
+
+def all_grads(dy, x, norm, activation, below, by_batch, out, sums=None):
     """dx (times the derivative of a rectifier `below` at x), its sum, dgamma, dbeta."""
     gamma, beta, mean, variance, epsilon = norm
     dtype, shape, cut = float_type("x", x), x.shape, Rows(x.shape)
     dx, grads = output(out, shape, dtype), np.empty((3, cut.channels))
     gamma, beta = weights(cut, dtype, gamma, beta)
     gradients(flat("dy", dy, shape, dtype), flat("x", x, shape, dtype), gamma, beta, epsilon,
-              rectifier(activation, dtype), rectifier(below, dtype), by_batch, cut.rows,
+              rectifier(activation, dtype), rectifier(below, dtype), by_batch,
+              _UNKNOWN if sums is None else sums, cut.rows,
               *cut.scratch(2, 5, dtype), both_statistics(cut, mean, variance), dx.reshape(-1),
               past_caches(cut, dx), grads, threads.count())  # fmt: skip
     return dx, *rounded(grads, dtype)

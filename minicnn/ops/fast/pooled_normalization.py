@@ -73,7 +73,8 @@ def gradients_max(dy, index, x, gamma, beta, epsilon, slope, slope_below, rows, 
         for b in range(last - 1, first - 1, -1):
             products_of_pairs(dy, index, x, b, rows, down, across, w, side, channels, vectors,
                               slope, sums[b])  # fmt: skip
-    gradient_vectors(sums, statistics, gamma, epsilon, x.size // channels, True, vectors, grads)
+    fold_sums(sums, grads[1:])
+    gradient_vectors(statistics, gamma, epsilon, x.size // channels, True, vectors, grads)
     for worker in prange(workers):
         first, last = gemm.share(np.int64(worker), workers, len(sums))
         for b in range(first, last):

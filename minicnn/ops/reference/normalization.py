@@ -35,42 +35,50 @@ def batch_norm_train(x, gamma, beta, epsilon, activation=None, out=None, moving=
     rectifier ("relu",) or ("leaky_relu", slope), is applied to y. `moving`, (mean, variance,
     momentum), becomes momentum * moving + (1 - momentum) * statistics in place.
     """
-    rows = as_rows(x)
-    mean = rows.mean(axis=0)
-    variance = ((rows - mean) ** 2).mean(axis=0)
-    if moving is not None:
-        *averages, momentum = moving
-        for average, new in zip(averages, (mean, variance), strict=True):
-            average[...] = momentum * average + (1 - momentum) * new
+    mean, variance = batch_norm_statistics(x, moving=moving)
     y = batch_norm_inference(x, gamma, beta, mean, variance, epsilon, activation, out)
     return y, mean, variance
 
 
+def batch_norm_statistics(x, out=None, moving=None):
+    """(2, c), mean and biased variance of x (..., c), float64: what `batch_norm_train` begins
+    with."""
+    rows = as_rows(x)
+    mean = rows.mean(axis=0)
+    statistics = deliver(np.array([mean, ((rows - mean) ** 2).mean(axis=0)]), np.float64, out)
+    if moving is not None:
+        *averages, momentum = moving
+        for average, new in zip(averages, statistics, strict=True):
+            average[...] = momentum * average + (1 - momentum) * new
+    return statistics
+
+
 def batch_norm_train_grad(
-    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None
+    dy, x, gamma, mean, variance, epsilon, beta=None, activation=None, out=None, sums=None
 ):
     """dx (..., c), dgamma (c,), dbeta (c,); mean and variance as batch_norm_train returned them.
 
     `beta` is needed for the sign of what `activation` was applied to; dy is the gradient after it.
+    `sums` (2, c), of dy and dy (x - mean), are those of `add_normalized_grad`: they spare a pass.
     """
     u, scale = normalized(x, mean, variance, epsilon)
     dy_rows = before_activation(as_rows(dy), u, gamma, beta, activation)
-    dbeta = dy_rows.sum(axis=0)
-    dgamma = (dy_rows * u).sum(axis=0)
+    dbeta = dy_rows.sum(axis=0) if sums is None else sums[0]
+    dgamma = (dy_rows * u).sum(axis=0) if sums is None else sums[1] * scale
     dx = affine(scale * (dy_rows - dbeta / len(u) - u * dgamma / len(u)), gamma)
     dx = deliver(dx.reshape(x.shape), x.dtype, out)
     return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 
 def batch_norm_activation_grad(
-    dy, x, gamma, mean, variance, epsilon, below, beta=None, activation=None, out=None
+    dy, x, gamma, mean, variance, epsilon, below, beta=None, activation=None, out=None, sums=None
 ):
     """dz, its sum (c,), dgamma, dbeta where x = below(z): `batch_norm_train_grad` gone on.
 
     For activations `below` whose derivative follows from their value x.
     """
     dx, dgamma, dbeta = batch_norm_train_grad(
-        dy, x, gamma, mean, variance, epsilon, beta, activation
+        dy, x, gamma, mean, variance, epsilon, beta, activation, sums=sums
     )
     return (*activate_bias_grad(dx, x, below, out), dgamma, dbeta)
 
