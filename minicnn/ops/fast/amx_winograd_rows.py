@@ -43,8 +43,10 @@ SLICE_BYTES = 640 << 10
 # Of the transformed kernel for each tile: 256 x 256 with 256 tiles (36 kB) 0.85 of the time of
 # `amx_winograd`, with 392 (24 kB) 1.0, with 512 1.1 to 1.2.
 LEAST_OF_A_TILE = 32 << 10
-# The same of all tiles where those are less than a block of the vector units: 128 x 128 channels
-# (2.4 MB) 1.09 of the time of `winograd_panels`, 256 x 256 (9.4 MB) 0.88.
+# The same of all tiles: less is little to gain, and kernels to be compiled for a last batch.
+LEAST_BYTES = 4 << 20
+# Where the tiles are less than a block of the vector units: 128 x 128 channels (2.4 MB) 1.09 of the
+# time of `winograd_panels`, 256 x 256 (9.4 MB) 0.88.
 LEAST_ALONE = 8 << 20
 
 A_PART = BLOCK * LINE  # from a part of 32 tiles of v to the next
@@ -228,7 +230,7 @@ def pays(shape, product):
         and channels > HALF
         and amx_winograd.pays(channels, filters)
         and size >= LEAST_OF_A_TILE * tiles
-        and (size >= LEAST_ALONE or tiles > ROWS)
+        and size >= (LEAST_BYTES if tiles > ROWS else LEAST_ALONE)
     )
 
 
