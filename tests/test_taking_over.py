@@ -449,7 +449,6 @@ def test_a_sum_finishes_normalizations(case, monkeypatch):
         return plain(self, x, context)
 
     monkeypatch.setattr(Add, "forward", forward)
-    monkeypatch.setattr(Add, "adds_normalized", True)
     results = []
     for watch in (None, lambda layer, y: None):
         context = Context(training=True, keep=True, frozen_state=True, watch=watch)
@@ -471,13 +470,17 @@ def test_a_sum_finishes_normalizations(case, monkeypatch):
 
 
 def test_training_with_joined_normalizations(monkeypatch):
-    """Steps recorded and not: the same weights and moving statistics, bit for bit."""
+    """Steps recorded, not recorded, and in passes of their own: the same weights and moving
+    statistics, bit for bit."""
     weights = []
-    for run_eagerly, watched in ((False, False), (True, False), (True, True)):
+    for run_eagerly, apart in ((False, False), (True, False), (True, True)):
         set_random_seed(1)
         model = normalized_paths(read_twice, second=BatchNormalization)
-        if watched:
+        plan = model.graph
+        assert sum(step.joins for step in plan.steps) == 2
+        if apart:
             monkeypatch.setattr(BatchNormalization, "leaves_normalized", False)
+            assert not any(step.joins for step in plan.steps)
         model.compile("sgd", ["mse", "mse"], run_eagerly=run_eagerly)
         generator = np.random.default_rng(0)
         x = generator.standard_normal((24, 6, 5, 3))

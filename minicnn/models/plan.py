@@ -24,7 +24,13 @@ class _Step:
     below: Layer | None = None  # its activation's derivative may be applied here
     following: list = field(default_factory=list)  # numbers of steps that it may take over
     above: list = field(default_factory=list)  # their layers
-    joins: bool = False  # a sum that alone reads its output finishes what it normalizes
+    sum_above: Layer | None = None  # of two paths, the only reader of its output
+
+    @property
+    def joins(self):
+        """Whether a sum that alone reads its output finishes what it normalizes."""
+        above = self.sum_above
+        return above is not None and self.layer.leaves_normalized and above.adds_normalized
 
     def leaves_out(self, logits):
         """Which of its outputs leave out their activation; `logits` are numbers of the model's."""
@@ -91,7 +97,8 @@ class Graph:
         }
         for step in self.steps:
             number = only_reader.get(step.outputs[0])
-            step.joins = number is not None and _joins(step, self.steps[number])
+            if number is not None and _ends_in(self.steps[number], step):
+                step.sum_above = self.steps[number].layer
             if type(step.layer).takes_over is not Layer.takes_over:
                 self._follow(step, only_reader)
                 step.above = [self.steps[number].layer for number in step.following]
@@ -140,8 +147,7 @@ class Graph:
         return self._plans[key]
 
 
-def _joins(step, reader):
-    """Whether what `step` normalizes may be finished by the sum that reads it."""
+def _ends_in(reader, step):
+    """Whether `step` is a path of the two that `reader` joins, with nothing to watch on the way."""
     alone = len(step.outputs) == 1 and step.layer.activity_regularizer is None
-    can = step.layer.leaves_normalized and reader.layer.adds_normalized
-    return alone and can and len(reader.inputs) == 2 and step.training is reader.training is None
+    return alone and len(reader.inputs) == 2 and step.training is reader.training is None
