@@ -32,6 +32,7 @@ from minicnn.ops.fast.normalization import (
 from minicnn.ops.fast.operands import flat, float_type, output
 from minicnn.ops.fast.simd import REGISTERS, end_of_stream, vector_intrinsic
 
+NOT_STREAMING = 0  # dx is read at once
 TILE = REGISTERS // 8  # vectors of columns at a time: six coefficients, or two and three sums, each
 
 
@@ -124,10 +125,8 @@ def gradient_of_sum(dy, second_dy, several, y, slope, first_x, second_x, first_s
     """dx, and totals (2, 2, c) = sum dx, sum dx (x - mean) of each term."""
     channels = first_statistics.shape[1]
     for c in range(channels):
-        means[0, c::channels], means[1, c::channels] = (
-            first_statistics[0, c],
-            second_statistics[0, c],
-        )
+        means[0, c::channels] = first_statistics[0, c]
+        means[1, c::channels] = second_statistics[0, c]
     for worker in prange(workers):
         first, last = share(np.int64(worker), workers, len(sums))
         for b in range(last - 1, first - 1, -1):  # who comes next begins with the first
@@ -166,16 +165,16 @@ def add_normalized(terms, activation=None, out=None):
 
     `activation`, a rectifier ("relu",) or ("leaky_relu", slope), is applied to the sum.
     """
-    both, *terms = _normalized_first(terms)
-    shape, dtype = terms[0][0].shape, float_type("terms", terms[0][0])
+    first, second, _ = _normalized_first(terms)
+    shape, dtype = first[0].shape, float_type("terms", first[0])
     cut, y, slope = Rows(shape), output(out, shape, dtype), rectifier(activation, dtype)
-    numbers = [
-        number
-        for _, gamma, beta, mean, variance, epsilon in terms
-        for number in (*weights(cut, dtype, gamma, beta), both_statistics(cut, mean, variance),
-                       epsilon)
-    ]  # fmt: skip
-    sum_of_terms(*_flat(terms, shape, dtype), *numbers, both, slope, cut.rows, cut.blocks,
+    both = isinstance(second, tuple)
+    numbers = _numbers(first, cut, dtype)
+    others = _numbers(second, cut, dtype) if both else numbers
+    x, other = (
+        flat("a term", one, shape, dtype) for one in (first[0], second[0] if both else second)
+    )
+    sum_of_terms(x, other, *numbers, *others, both, slope, cut.rows, cut.blocks,
                  cut.scratch(0, 6, dtype)[1], y.reshape(-1), past_caches(cut, y))  # fmt: skip
     return y
 
@@ -183,33 +182,38 @@ def add_normalized(terms, activation=None, out=None):
 def add_normalized_grad(dys, y, activation, terms, out=None):
     """dx of both terms of y = add_normalized(terms, activation), and for each the sums (2, c) that
     `batch_norm_train_grad` takes in place of its first pass; dys: the gradients of those that read
-    y. Of a term that was not normalized the sums mean nothing."""
-    both, *ordered = _normalized_first(terms)
-    swapped = ordered[0] is not terms[0]
-    if not both:
-        ordered[1] = ordered[0]
+    y. None for a term that was not normalized."""
+    first, second, swapped = _normalized_first(terms)
     shape, dtype = y.shape, float_type("y", y)
     cut, dx, slope = Rows(shape), output(out, shape, dtype), rectifier(activation, dtype)
     if len(dys) > 2:
         dys = [add(dys[:-1]), dys[-1]]
-    first, second = (flat(f"dys[{i}]", dys[i], shape, dtype) for i in (0, -1))
+    dy, second_dy = (flat(f"dys[{i}]", dys[i], shape, dtype) for i in (0, -1))
+    both = isinstance(second, tuple)
+    seen = _seen(first, cut, dtype)
+    x, statistics = zip(seen, _seen(second, cut, dtype) if both else seen, strict=True)
     totals = np.empty((2, 2, cut.channels))
     gradient_of_sum(
-        first, second, len(dys) > 1, flat("y", y, shape, dtype), slope,
-        *_flat(ordered, shape, dtype),
-        *(both_statistics(cut, mean, variance) for *_, mean, variance, _ in ordered), cut.rows,
-        *cut.scratch(3, 2, dtype), dx.reshape(-1), 0, totals, threads.count(),
+        dy, second_dy, len(dys) > 1, flat("y", y, shape, dtype), slope, *x, *statistics, cut.rows,
+        *cut.scratch(3, 2, dtype), dx.reshape(-1), NOT_STREAMING, totals, threads.count(),
     )  # fmt: skip
-    sums = [totals[0], totals[1]]
+    sums = totals[0], totals[1] if both else None
     return dx, *(sums[::-1] if swapped else sums)
 
 
 def _normalized_first(terms):
-    """Whether both are normalized, and the two, one that is not with the numbers of the other."""
-    first, second = terms if isinstance(terms[0], tuple) else terms[::-1]
-    both = isinstance(second, tuple)
-    return both, first, second if both else (second, *first[1:])
+    """Both terms, the first of them normalized, and whether they have changed places."""
+    swapped = not isinstance(terms[0], tuple)
+    return *(terms[::-1] if swapped else terms), swapped
 
 
-def _flat(terms, shape, dtype):
-    return [flat(f"terms[{i}]", x, shape, dtype) for i, (x, *_) in enumerate(terms)]
+def _numbers(term, cut, dtype):
+    """What the kernel takes of a normalized term besides x."""
+    _, gamma, beta, mean, variance, epsilon = term
+    return *weights(cut, dtype, gamma, beta), both_statistics(cut, mean, variance), epsilon
+
+
+def _seen(term, cut, dtype):
+    """x and the statistics of a normalized term."""
+    x, _, _, mean, variance, _ = term
+    return flat("a term", x, x.shape, dtype), both_statistics(cut, mean, variance)

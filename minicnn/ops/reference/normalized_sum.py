@@ -21,7 +21,7 @@ def add_normalized(terms, activation=None, out=None):
 def add_normalized_grad(dys, y, activation, terms, out=None):
     """dx of both terms of y = add_normalized(terms, activation), and for each the sums (2, c) that
     `batch_norm_train_grad` takes in place of its first pass; dys: the gradients of those that read
-    y. Of a term that was not normalized the sums mean nothing."""
+    y. None for a term that was not normalized."""
     dx = add(dys) if activation is None else activate_grad(add(dys), y, activation)
     return deliver(dx, y.dtype, out), *(_sums(dx, term) for term in terms)
 
