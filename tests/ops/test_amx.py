@@ -72,7 +72,7 @@ def on_unit(request, monkeypatch):
         return amx_winograd
     monkeypatch.setattr(amx_winograd_rows, "LEAST_OF_A_TILE", 0)
     monkeypatch.setattr(amx_winograd_rows, "LEAST_BYTES", 0)
-    monkeypatch.setattr(amx_winograd_rows, "LEAST_ALONE", 0)
+    monkeypatch.setattr(amx_winograd_rows, "LEAST_TILES", 0)
     return amx_winograd_rows
 
 
@@ -405,9 +405,9 @@ def test_where_it_is_chosen(monkeypatch):
     here = amx.is_available()
     assert chosen(c=128, f=128, n=1) is winograd_panels  # tiles for one worker
     monkeypatch.setattr(winograd_panels, "pays", lambda *_: False)
-    for c, f, n in ((512, 512, 8), (256, 256, 16), (128, 256, 8), (256, 256, 1)):
+    for c, f, n in ((512, 512, 8), (256, 256, 8), (128, 256, 4)):
         assert chosen(c=c, f=f, n=n) is (amx_winograd_rows if here else winograd)
-    for c, f, n in ((256, 256, 32), (128, 128, 4), (64, 64, 2), (16, 512, 2)):
+    for c, f, n in ((256, 256, 16), (512, 512, 1), (128, 128, 2), (16, 512, 2)):
         assert chosen(c=c, f=f, n=n) is (amx_winograd if here else winograd)
     assert chosen() is (amx_winograd if here else winograd)
     assert chosen(kernel=5) is winograd

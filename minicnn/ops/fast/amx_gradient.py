@@ -13,10 +13,10 @@ too, so a tap is a constant distance and nothing is gathered. x is split once fo
 as large, because every pixel is in two lines), dy transposed once for all taps. A few steps at a
 time are multiplied, 32 channels and filters with all taps, and large pictures one by one, without
 the zeros between them: 7x7 and 1x7 kernels take 0.88 to 0.91 of the time that whole bands took (two
-cores of a Xeon with busy neighbours, 2026-11-28). Sums over bands
-are cut into segments, whose borders depend on the shapes only, and added up in their order: any
-number of threads gives the same bits. Measured (one core of a Xeon with AMX, against `direct`):
-1.8 to 2.5 times as fast for 5x5 and 7x7, 1.3 to 1.8 for 1x1, strided and dilated 3x3.
+cores of a Xeon with busy neighbours, 2026-11-28). Sums over bands are cut into segments, whose
+borders depend on the shapes only, and added up in their order: any number of threads gives the same
+bits. Measured (one core of a Xeon with AMX, against `direct`): 1.8 to 2.5 times as fast for 5x5 and
+7x7, 1.3 to 1.8 for 1x1, strided and dilated 3x3.
 
 A NaN or infinity of x reaches all taps of its channel.
 """
@@ -56,7 +56,9 @@ BAND_BYTES = 512 * 1024  # of split pixels
 PARTIAL_BYTES = 8 << 20  # all segments together
 TASKS = 16
 CHUNK = 4  # steps whose operands, 48 kB, stay in the first-level cache for all taps
-LEAST_STEPS = 16  # of a segment
+# Of a segment: with 8 the segments of 1x7 kernels take longer to add up, with 32 the error of a sum
+# is 1.7 times that of the vector units (3x3, 256 channels).
+LEAST_STEPS = 16
 HALF = PANEL // 2
 
 

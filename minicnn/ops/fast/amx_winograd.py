@@ -221,16 +221,6 @@ def pays(channels, filters):
     return filled > 0.7 and several
 
 
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
-    """y = activation(scale (x * kernel) + bias) or its maxima, as `winograd.convolve`; float32."""
-    winograd.convolve(x, kernel, bias, shape, activation, y, pooled_shape, index, scale, _product)
-
-
-def convolve_input_grad(dy, kernel, shape, dx):
-    """dx from dy and the kernel, turned by 180 degrees, filters and channels exchanged."""
-    winograd.convolve_input_grad(dy, kernel, shape, dx, _product)
-
-
 def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLED,
              index=winograd.NO_PLACES):  # fmt: skip
     """As `winograd._product`."""
@@ -243,6 +233,9 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLE
         sizes.group, *sizes.rows, sizes.zeros, sizes.outside, v, lines, *(m or [v]), addresses,
         taken,
     )  # fmt: skip
+
+
+convolve, convolve_input_grad = winograd.by(_product)
 
 
 class _Sizes(NamedTuple):

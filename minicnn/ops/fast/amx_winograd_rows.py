@@ -16,10 +16,11 @@ is read once for each of the six rows; it is packed first, so that a chunk lies 
 before it (read where they are, pieces of 128 bytes 2 kB apart, making the chunks took 1.5 to 2
 times as long). m goes to memory, a quarter of u, and comes back for the outputs.
 
-Measured, forward and dx, two cores of a Xeon beside busy neighbours, 2026-11-28, in turns with
-`winograd_panels` (and, in brackets, `amx_winograd`): 8 pictures 14 x 14, 512 to 512 channels, 0.68
-and 0.72 (0.57 and 0.64); 256 to 256 0.74 and 0.73 (0.68 and 0.65); 32 pictures 14 x 14, 512 to 512
-(0.90 and 0.95); one picture 14 x 14, 512 to 512, 0.76 and 0.89; 256 to 256 0.88 and 0.89.
+Measured, forward and dx, two cores of a Xeon, 2026-11-28, in turns with `winograd_panels` (and, in
+brackets, `amx_winograd`): 8 pictures 14 x 14, 512 to 512 channels, 0.72 and 0.74 (0.74 and 0.83),
+256 to 256 0.65 and 0.68 (0.95 and 0.90); one picture 28 x 28, 256 to 256, 0.78 and 0.78 (0.90 and
+0.78). With the tiles of 32 pictures 14 x 14 it is no quicker than `amx_winograd`, with those of one
+no quicker than `winograd_panels` (0.95 to 1.15).
 """
 
 import functools
@@ -40,14 +41,12 @@ from minicnn.ops.fast.winograd import CHANNELS, ELEMENTS, ENTRIES, FILTERS, TILE
 # Of a slice of v, split: 0.66 to 0.7 of the time of `winograd_panels` with 320 or 640 kB, 0.8 with
 # 1280 or 2560, beside neighbours that use a part of the second-level cache of 2 MB.
 SLICE_BYTES = 640 << 10
-# Of the transformed kernel for each tile: 256 x 256 with 256 tiles (36 kB) 0.85 of the time of
-# `amx_winograd`, with 392 (24 kB) 1.0, with 512 1.1 to 1.2.
-LEAST_OF_A_TILE = 32 << 10
+LEAST_TILES = ROWS + 1  # fewer are one worker's block, which `winograd_panels` shares as well
+# Of the transformed kernel for each tile: 256 x 256 with 196 tiles (48 kB) 0.87 and 0.93 of the
+# time of `amx_winograd`, with 256 (36 kB) 0.99 to 1.03, with 392 1.01 and 1.09.
+LEAST_OF_A_TILE = 48 << 10
 # The same of all tiles: less is little to gain, and kernels to be compiled for a last batch.
 LEAST_BYTES = 4 << 20
-# Where the tiles are less than a block of the vector units: 128 x 128 channels (2.4 MB) 1.09 of the
-# time of `winograd_panels`, 256 x 256 (9.4 MB) 0.88.
-LEAST_ALONE = 8 << 20
 
 A_PART = BLOCK * LINE  # from a part of 32 tiles of v to the next
 A_STEP = PARTS * A_PART
@@ -229,19 +228,9 @@ def pays(shape, product):
         shape.kernel_shape[0] == TAPS
         and channels > HALF
         and amx_winograd.pays(channels, filters)
-        and size >= LEAST_OF_A_TILE * tiles
-        and size >= (LEAST_BYTES if tiles > ROWS else LEAST_ALONE)
+        and tiles >= LEAST_TILES
+        and size >= max(LEAST_OF_A_TILE * tiles, LEAST_BYTES)
     )
-
-
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
-    """As `winograd.convolve`; float32."""
-    winograd.convolve(x, kernel, bias, shape, activation, y, pooled_shape, index, scale, _product)
-
-
-def convolve_input_grad(dy, kernel, shape, dx):
-    """As `winograd.convolve_input_grad`."""
-    winograd.convolve_input_grad(dy, kernel, shape, dx, _product)
 
 
 def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLED,
@@ -253,6 +242,7 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLE
                  sizes.zeros, sizes.outside, _OFFSETS, *arena.scratch(*sizes.scratch))  # fmt: skip
 
 
+convolve, convolve_input_grad = winograd.by(_product)
 _OFFSETS = np.arange(CHUNK) * A_STEP  # bytes from the first step of a to each
 
 

@@ -806,6 +806,14 @@ def convolve_input_grad(dy, kernel, shape, dx, product=None):
                 None, dx[g * channels :])  # fmt: skip
 
 
+def by(product):
+    """(convolve, convolve_input_grad) whose groups are computed by `product`, as `_product` is."""
+    return (
+        functools.partial(convolve, product=product),
+        functools.partial(convolve_input_grad, product=product),
+    )
+
+
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
     lanes = simd.lanes(x.dtype)

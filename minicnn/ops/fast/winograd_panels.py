@@ -10,10 +10,12 @@ a worker takes a panel of filters: it transforms its part of the kernel, which s
 second-level cache, multiplies all tiles by it, and transforms the outputs. Nothing is transformed
 twice, u never leaves the processor that made it, and the panels are what workers share.
 
-Measured, forward and dx, two cores of a Xeon, in turns with blocks of tiles (on its tile unit for
-up to 256 channels): 8 pictures 14 x 14, 512 to 512 channels, 0.68 and 0.58 of the time (16 ms
-forward); one picture 14 x 14, 256 to 256, 0.61 and 0.55; 128 to 128, 0.68 and 0.53; 64 to 64, 0.71
-and 0.67; one picture 7 x 7, 512 to 512, 0.45 and 0.36.
+Measured, forward and dx, two cores of a Xeon without its tile unit, in turns with blocks of tiles
+(and with one thread), 2026-11-28: 8 pictures 14 x 14, 512 to 512 channels, 0.79 and 0.62 of the
+time (0.75 and 0.66), 256 to 256 0.97 and 0.85 (0.96 and 0.88); one picture 14 x 14, 512 to 512,
+0.69 and 0.46, 256 to 256 0.81 and 0.63, 128 to 128 0.73 and 0.71, 64 to 64 0.95 and 0.85 (1.08 and
+1.0); one picture 7 x 7, 512 to 512, 0.62 and 0.46. On the tile unit `amx_winograd_rows` takes its
+place where there are more tiles than one worker's block.
 """
 
 import functools
@@ -31,8 +33,7 @@ from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.winograd import AHEAD, CHANNELS, ELEMENTS, ENTRIES, FILTERS, TILES
 
 MOST_TILES = 160  # their sums with a panel of filters are 740 kB of float32
-# Of the transformed kernel: 256 x 256, 9 MB, 8 pictures 14 x 14, is 1.1 times as fast in blocks.
-LEAST_BYTES = 16 << 20
+LEAST_BYTES = 8 << 20  # of the transformed kernel: 256 x 256 has 9.4 MB
 
 
 @parallel_kernel
@@ -144,16 +145,6 @@ def sizes(shape, product):
     return channels, filters, seen[0] * math.prod(len(winograd.tile_starts(*a)) for a in lengths)
 
 
-def convolve(x, kernel, bias, shape, activation, y, pooled_shape=None, index=None, scale=None):
-    """As `winograd.convolve`."""
-    winograd.convolve(x, kernel, bias, shape, activation, y, pooled_shape, index, scale, _product)
-
-
-def convolve_input_grad(dy, kernel, shape, dx):
-    """As `winograd.convolve_input_grad`."""
-    winograd.convolve_input_grad(dy, kernel, shape, dx, _product)
-
-
 def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLED,
              index=winograd.NO_PLACES):  # fmt: skip
     """As `winograd._product`."""
@@ -163,6 +154,9 @@ def _product(right, x, plan, scale, bias, activation, y, pooled=winograd.UNPOOLE
     ending = winograd._ending(plan, scale, bias, activation, y, pooled, index)
     panels_product(*right, x, *plan.tables, *ending, sizes.zeros, sizes.outside,
                    *arena.scratch(*sizes.scratch))  # fmt: skip
+
+
+convolve, convolve_input_grad = winograd.by(_product)
 
 
 class _Sizes(NamedTuple):
