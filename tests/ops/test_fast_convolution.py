@@ -186,7 +186,7 @@ LARGE = [
     ((2, 40, 41, 12), (5, 5, 4, 24), (1, 1), "same", (2, 2), 3),
     ((6, 20, 21, 37), (3, 3, 1, 37), (2, 1), "same", (1, 1), 37),
     ((1, 1, 1, 700), (1, 1, 700, 150), (1, 1), "valid", (1, 1), 1),
-    # planes: several bands and pieces, all tiles, columns by their remainder, taps far outside
+    # depthwise and in groups: several bands and pieces, all tiles, edges, taps far outside
     ((1, 90, 47, 20), (5, 5, 1, 20), (1, 1), "same", (1, 1), 20),
     ((3, 61, 53, 33), (3, 4, 1, 33), (2, 3), "same", (1, 1), 33),
     ((2, 40, 22, 16), (3, 3, 1, 16), (1, 1), "same", (9, 30), 16),
@@ -239,23 +239,33 @@ def test_bias_and_activation(activation, groups, strides):
     np.testing.assert_allclose(result, ACTIVATIONS[activation](y + bias), rtol=2e-6, atol=4e-6)
 
 
-@pytest.mark.parametrize("channels", [2, 7, 16, 64, 90])
-@pytest.mark.parametrize("strides", [(2, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize("channels", [2, 7, 16, 40, 64, 90])
+@pytest.mark.parametrize(
+    "cells, strides",
+    [((3, 2), (2, 2)), ((3, 2), (1, 3)), ((3, 2), (3, 1)), ((2, 3), (1, 1)), ((3, 3), (1, 2)),
+     ((4, 5), (1, 1)), ((2, 5), (2, 2))],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("width", [3, 7, 13])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_strided_depthwise_stays_within_its_arrays(dtype, strides, channels):
+def test_depthwise_stays_within_its_arrays(dtype, width, cells, strides, channels):
     """And is exact for integers, with NaN around what it may read."""
     rng = np.random.default_rng(channels)
-    x = rng.integers(-9, 10, (3, 10, 7, channels)).astype(dtype)
-    kernel = rng.integers(-9, 10, (3, 2, 1, channels)).astype(dtype)
+    x = rng.integers(-9, 10, (3, 10, width, channels)).astype(dtype)
+    kernel = rng.integers(-9, 10, (*cells, 1, channels)).astype(dtype)
     where = strides, ((2, 1), (0, 3)), (1, 1), channels
     geometry = convolution.geometry(x.shape, kernel.shape, *where)
-    assert depthwise._is_strided(geometry)
+    assert convolution.algorithm_for(geometry, x.dtype, convolution.FORWARD) is depthwise
     dy = rng.integers(-9, 10, geometry.output_shape).astype(dtype)
-    y, dx, _ = expected(x, kernel, dy, *where)
+    y, dx, dkernel = expected(x, kernel, dy, *where)
     x, kernel, dy = (banded(one, np.nan)[1] for one in (x, kernel, dy))
     for call, wanted in (
         (lambda out: convolution.conv2d(x, kernel, None, *where, out=out), y),
         (lambda out: convolution.conv2d_input_grad(dy, kernel, x.shape, *where, out=out), dx),
+        (
+            lambda out: convolution.conv2d_kernel_grad(x, dy, kernel.shape, *where, out=out),
+            dkernel,
+        ),
     ):
         buffer, out = banded(np.full(wanted.shape, 7, dtype), 77)
         np.testing.assert_array_equal(call(out), wanted)

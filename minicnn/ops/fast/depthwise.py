@@ -5,25 +5,22 @@
     dK[t, c] = sum over o of x[i(o, t), c] dy[o, c]
 
 o, i     pixel of the output, of the input;  i = o stride + t dilation - before, per axis
-s        a plane (planes.py): one vector of channels of some rows of x
+phase    pixels of the result that meet the same taps: all of y; of dx, those with one remainder
+         by the stride
+run      taps side by side in a row of the kernel, whose pixels of x are side by side too
 
 Design. No channel is ever added to another, so there is no matrix product: the only work is
-a * b + c on vectors of channels. Some columns of a row of y stay in registers while the taps pass,
-so that a tap costs one load of the kernel and one of s per column; the last columns of a row
-overlap those before them. For dK, nine taps stay in registers while the pixels of a band pass; of
-three neighbours in a row of the kernel two have their vector of s from the pixel before (0.91 of
-the time of 32 pictures of 56 x 56, 64 channels, on a Xeon, where loads were the limit).
-With strides a pixel of x is seen by two or three outputs, too few to copy it for: there a pixel of
-y is made of those of x where they lie, all its channels at once.
-Measured (two cores of an EPYC with Zen 4), before and after the planes: 16 pictures of 14 x 14, 256
-channels, 5 x 5: y 1.05 and 0.37 ms, dx 0.82 and 0.37; 32 of 56 x 56, 64 channels, 3 x 3: 4.4 and
-2.0, 4.7 and 1.8; 32 of 28 x 28, 128 channels, stride 2: 1.02 and 0.42, 1.1 and 0.52. The last
-without planes (two cores of a Xeon): 0.69 and 0.70 of the time with them, and 5 x 5 with stride 2,
-which keeps them, 0.89 and 1.2.
+a * b + c on vectors of channels, and what counts is how often x is read. Nothing is copied: some
+neighbours in a row of y are computed together, a vector of channels at a time, from x where it
+lies. Their sums stay in registers while the taps pass; with a run, each vector of x is read once
+for all taps of a row of the kernel. For dK the roles change: the vectors of dy stay, and the sums
+of a row of taps. Where a tap would see a pixel beside the picture, a vector of zeros is read in its
+place, in a second text for the tiles at the ends of a row: taps above and below are left out. dx is
+the product of dy with the kernel turned around, phase by phase.
 """
 
 import functools
-import math
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -35,171 +32,439 @@ from minicnn.ops.fast import gemm, planes, sharing, simd, threads
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.simd import Variable
 
-_KIND = planes.Taps(numbers=False)
-_products = planes.products("depthwise_products", _KIND)
-_gradients = planes.gradients("depthwise_gradients", _KIND)
-_gradients_of_three = planes.gradients("depthwise_gradients_of_three", _KIND, run=3)
+COLUMNS = 4  # neighbours in a tile
+ABREAST = 2  # vectors of channels of each
+RUNS = 3, 5  # lengths that have texts of their own
+APART = 1, 2  # strides that have, for each of them
+LINES = 8  # rows of the result in a task
+SEGMENTS = 16  # of the sum for dK; fixed, so that the number of threads changes no bit
 
-ABREAST = 4  # vectors of channels whose sums are in registers
-FEW = 3  # taps of a pixel of y for each one that the strides pass over
-LINES = 8  # rows of y in a task
-SOURCE, TAP, COUNT = range(3)  # of a row or column of y: its first in x, its first tap, how many
-OUT_HEIGHT, OUT_WIDTH, CHANNELS, IMAGE, ROW, KERNEL_ROW, TAP_ROW, TAP_COLUMN = range(8)
-
-
-# -- With strides ----------------------------------------------------------------------------------
-
-
-@simd.vector_intrinsic
-def _pixel(v, x, x0, x_row, taps, t0, tap_row, tap_column, rows, columns, channels, start, to_floor,
-           y, y0, code, slope):  # fmt: skip
-    """y[y0 + c] = start[c] + sum over rows a and columns b of
-    x[x0 + a x_row + b channels + c] taps[t0 + a tap_row + b tap_column + c], then a rectifier."""
-    builder = v.builder
-    rectifying = gemm.is_rectifier(v, code)
-
-    def compute(c, vectors, load, store):
-        places = [builder.add(c, v.integer(i * v.lanes)) for i in range(vectors)]
-        sums = [Variable(v, v.load(start, place)) for place in places]
-        with v.count_up(rows) as (a, _):
-            x_at = builder.add(x0, builder.mul(a, x_row))
-            tap_at = builder.add(t0, builder.mul(a, tap_row))
-            with v.count_up(columns) as (b, _):
-                x_now = builder.add(x_at, builder.mul(b, channels))
-                tap_now = builder.add(tap_at, builder.mul(b, tap_column))
-                for total, place in zip(sums, places, strict=True):
-                    value = load(x, builder.add(x_now, place))
-                    weight = load(taps, builder.add(tap_now, place))
-                    total.value = v.multiply_add(value, weight, total.value)
-        for total, place in zip(sums, places, strict=True):
-            change = gemm.rectified(v, code, slope, start, builder.add(to_floor, place))
-            value = builder.select(rectifying, change(total.value), total.value)
-            store(value, y, builder.add(y0, place))
-
-    together = v.integer(ABREAST * v.lanes)
-    whole = builder.mul(builder.sdiv(channels, together), together)
-    with v.count_up(whole, ABREAST * v.lanes) as (c, _):
-        compute(c, ABREAST, v.load, v.store)
-    rest = cgutils.for_range_slice(builder, whole, channels, v.integer(v.lanes), simd.INTEGER)
-    with rest as (c, _):
-        v.whole_or_first(builder.sub(channels, c), lambda *access: compute(c, 1, *access))
+# Columns of the integer tables that describe the work to the kernels.
+(IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_HEIGHT, OUT_WIDTH, DOWN, ACROSS, ROW_PHASES,
+ PIXEL_STEP) = range(10)  # fmt: skip
+FIRST, NEXT, COUNT, FIRST_TAP, LAST_TAP, LEFT, RIGHT = range(7)  # a phase of columns
+ROW, COLUMN, CELL = range(3)  # a run of taps: how far in x its first one is, its cell of the kernel
 
 
-@parallel_kernel
-def _strided(x, table, down, across, taps, start, y, code, slope, workers, taken):
-    sharing.open_tasks(taken)
-    for worker in prange(workers):
-        _worker_strided(np.int64(worker), x, table, down, across, taps, start, y, code, slope,
-                        workers, taken)  # fmt: skip
+# -- Tiles -----------------------------------------------------------------------------------------
+
+
+def _over_channels(v, channels, compute):
+    """compute(c, vectors, read, store) for all channels, ABREAST vectors at a time, then single
+    ones; read(text) calls text(load), as `Vectors.read_first`, store(write) write(store)."""
+    builder, together = v.builder, ABREAST * v.lanes
+    whole = builder.mul(builder.sdiv(channels, v.integer(together)), v.integer(together))
+    with v.count_up(whole, together) as (c, _):
+        compute(c, ABREAST, lambda text: text(v.load), lambda write: write(v.store))
+    with cgutils.for_range_slice(
+        builder, whole, channels, v.integer(v.lanes), intp=simd.INTEGER
+    ) as (c, _):
+        left = builder.sub(channels, c)
+        compute(c, 1, lambda text: v.read_first(left, text),
+                lambda write: v.whole_or_first(left, lambda load, store: write(store)))  # fmt: skip
+
+
+class _Pixels:
+    """The pixels of x that the runs of a tile see."""
+
+    def __init__(self, v, x, x0, x_step, column, step, zeros, width, at_edge):
+        self.v, self.x, self.x0, self.x_step, self.zeros = v, x, x0, x_step, zeros
+        self.column, self.step, self.width, self.at_edge = column, step, width, at_edge
+
+    def of_run(self, taps, t, c):
+        """(pixel(load, m, i) for vector i of pixel m of run t, where its first weights are)."""
+        v, builder = self.v, self.v.builder
+        at = builder.mul(t, v.integer(3))
+        row, column, cell = (
+            v.load_integer(taps, builder.add(at, v.integer(i))) for i in (ROW, COLUMN, CELL)
+        )
+        first = v.offset(self.x0, (row, 1), (c, 1))
+        first_column = builder.add(self.column, column)
+
+        def pixel(load, m, i):
+            place = v.offset(first, (self.x_step, m), (v.integer(v.lanes), i))
+            if not self.at_edge:
+                return load(self.x, place)
+            there = v.offset(first_column, (self.step, m))
+            inside = builder.icmp_unsigned("<", there, self.width)  # below 0 it is very large
+            array = builder.select(inside, self.x, self.zeros)
+            return load(array, builder.select(inside, place, v.integer(0)))
+
+        return pixel, builder.add(cell, c)
+
+
+class Form(NamedTuple):
+    """What the texts of tiles are made for."""
+
+    run: int  # taps side by side
+    apart: int  # pixels of x from what a pixel of y sees to what its neighbour sees
+
+    def seen(self, columns):
+        """(m, [(tap, column) for which it counts]) for all pixels that `columns` neighbours see."""
+        for m in range((columns - 1) * self.apart + self.run):
+            counts = [(i, divmod(m - i, self.apart)) for i in range(self.run)]
+            yield m, [(i, j) for i, (j, rest) in counts if rest == 0 and 0 <= j < columns]
+
+
+def _product_tile(columns, form, at_edge):
+    """Intrinsic: `columns` neighbours in a row of y, all channels."""
+
+    def write(v, x, x0, x_step, column, step, zeros, width, taps, count, kernel, k_step, start,
+              to_floor, y, y0, y_step, channels, code, slope, streaming):  # fmt: skip
+        """y = start + the sum over runs and their taps of pixel times kernel, then a rectifier.
+
+        Pixel 0 is x[x0] + a run's distance, in `column` + another one of its row; the next is
+        x_step elements and `step` columns away."""
+        builder = v.builder
+        pixels = _Pixels(v, x, x0, x_step, column, step, zeros, width, at_edge)
+        rectifying = gemm.is_rectifier(v, code)
+        past = builder.icmp_signed("!=", streaming, v.integer(0))
+
+        def compute(c, vectors, read, keep):
+            places = [v.offset(c, (v.integer(v.lanes), i)) for i in range(vectors)]
+            sums = [[Variable(v, v.load(start, p)) for p in places] for _ in range(columns)]
+
+            def add_up(load):
+                with v.count_up(count) as (t, _):
+                    pixel, cell = pixels.of_run(taps, t, c)
+                    weights = [
+                        [
+                            load(kernel, v.offset(cell, (k_step, tap), (v.integer(v.lanes), i)))
+                            for i in range(vectors)
+                        ]
+                        for tap in range(form.run)
+                    ]
+                    for m, counts in form.seen(columns):
+                        for i in range(vectors):
+                            value = pixel(load, m, i)
+                            for tap, j in counts:
+                                total = sums[j][i]
+                                total.value = v.multiply_add(value, weights[tap][i], total.value)
+
+            read(add_up)
+            with builder.if_then(rectifying):
+                for i, place in enumerate(places):
+                    floor0 = builder.add(place, to_floor)
+                    change = gemm.rectified(v, code, slope, start, floor0)
+                    for of_column in sums:
+                        of_column[i].value = change(of_column[i].value)
+
+            def finish(store):
+                for j, of_column in enumerate(sums):
+                    for total, place in zip(of_column, places, strict=True):
+                        store(total.value, y, v.offset(builder.add(y0, place), (y_step, j)))
+
+            with builder.if_else(past) as (yes, no):
+                with yes:
+                    finish(v.stream)
+                with no:
+                    keep(finish)
+
+        _over_channels(v, channels, compute)
+
+    return simd.vector_intrinsic(write)
+
+
+def _gradient_tile(columns, form, at_edge):
+    """Intrinsic: all taps' sums over `columns` neighbours in a row of dy, all channels."""
+
+    def write(v, x, x0, x_step, column, step, zeros, width, taps, count, dy, dy0, skip, channels,
+              sums, k_step):  # fmt: skip
+        """sums of the runs' taps += the sum of pixel times dy; if `at_edge`, the first `skip`
+        columns of dy are left out."""
+        builder = v.builder
+        pixels = _Pixels(v, x, x0, x_step, column, step, zeros, width, at_edge)
+
+        def factor(load, c, j, i):
+            at = v.offset(builder.add(dy0, c), (channels, j), (v.integer(v.lanes), i))
+            if not at_edge:
+                return load(dy, at)
+            counts = builder.icmp_signed("<=", skip, v.integer(j))
+            return builder.select(counts, load(dy, at), v.constant(0))
+
+        def compute(c, vectors, read, keep):
+            def add_up(load):
+                factors = [[factor(load, c, j, i) for i in range(vectors)] for j in range(columns)]
+                with v.count_up(count) as (t, _):
+                    pixel, cell = pixels.of_run(taps, t, c)
+                    places = [
+                        [
+                            v.offset(cell, (k_step, tap), (v.integer(v.lanes), i))
+                            for i in range(vectors)
+                        ]
+                        for tap in range(form.run)
+                    ]
+                    totals = [[Variable(v, v.load(sums, p)) for p in row] for row in places]
+                    for m, counts in form.seen(columns):
+                        for i in range(vectors):
+                            value = pixel(load, m, i)
+                            for tap, j in counts:
+                                total = totals[tap][i]
+                                total.value = v.multiply_add(value, factors[j][i], total.value)
+                    for tap in range(form.run):
+                        for i in range(vectors):
+                            v.store(totals[tap][i].value, sums, places[tap][i])
+
+            read(add_up)
+
+        _over_channels(v, channels, compute)
+
+    return simd.vector_intrinsic(write)
+
+
+# -- Kernels ---------------------------------------------------------------------------------------
 
 
 @kernel
-def _worker_strided(worker, x, table, down, across, taps, start, y, code, slope, workers, taken):
-    channels, width = table[CHANNELS], table[OUT_WIDTH]
-    to_floor = start.size // 2 if code == gemm.FLOOR else 0  # see gemm.start_vector
-    lines = len(y) // (width * channels)
-    for turn in range(taken.size):
-        task = sharing.task_of(turn, worker, workers, taken)
-        if task < 0:
-            continue
-        for line in range(task * LINES, min((task + 1) * LINES, lines)):
-            image, row = divmod(line, table[OUT_HEIGHT])
-            x_row = image * table[IMAGE] + down[row, SOURCE] * table[ROW]
-            tap_row = down[row, TAP] * table[KERNEL_ROW]
-            for column in range(width):
-                _pixel(x, x_row + across[column, SOURCE] * channels, table[ROW], taps,
-                       tap_row + across[column, TAP] * channels, table[TAP_ROW],
-                       table[TAP_COLUMN], down[row, COUNT], across[column, COUNT], channels, start,
-                       to_floor, y, (line * width + column) * channels, code, slope)  # fmt: skip
-            if code > gemm.FLOOR:
-                gemm.activate_row(y, line * width * channels, width * channels, code, slope)
+def _taps_inside(runs, table, phase, row, cell_size, taps):
+    """The runs of a phase whose row of x, counted from `row`, is in the picture; how many."""
+    count = 0
+    for t in range(phase[FIRST_TAP], phase[LAST_TAP]):
+        if 0 <= row + runs[t, ROW] < table[HEIGHT]:
+            distance = runs[t, ROW] * table[WIDTH] + runs[t, COLUMN]
+            taps[count, ROW] = distance * table[CHANNELS]
+            taps[count, COLUMN] = runs[t, COLUMN]
+            taps[count, CELL] = runs[t, CELL] * cell_size
+            count += 1
+    return count
+
+
+@kernel
+def _tile_of(column, columns, phase, table):
+    """(columns of the tile to take at `column`, where it begins, whether it is at an edge)."""
+    width = COLUMNS if columns >= COLUMNS else 1
+    begin = min(column, columns - width)
+    inside = begin * table[ACROSS] + phase[LEFT] >= 0
+    last = (begin + width - 1) * table[ACROSS] + phase[RIGHT]
+    return width, begin, not inside or last >= table[WIDTH]
+
+
+def _products(form):
+    """Parallel kernel: y, row by row."""
+    tile, tile_at_edge = (_product_tile(COLUMNS, form, at_edge) for at_edge in (False, True))
+    single = _product_tile(1, form, True)
+
+    def line_product(line, x, table, phases, runs, taps, zeros, kernel, k_step, start, to_floor, y,
+                     code, slope, streaming):  # fmt: skip
+        image, i = divmod(line, table[OUT_HEIGHT])
+        j, row_phase = divmod(i, table[ROW_PHASES])
+        channels, step = table[CHANNELS], table[PIXEL_STEP]
+        x_row = (image * table[HEIGHT] + j * table[DOWN]) * table[WIDTH] * channels
+        for p in range(phases.shape[1]):
+            phase = phases[row_phase, p]
+            count = _taps_inside(runs, table, phase, j * table[DOWN], channels, taps)
+            y_row = (line * table[OUT_WIDTH] + phase[FIRST]) * channels
+            y_step, column = phase[NEXT] * channels, 0
+            while column < phase[COUNT]:
+                width, column, at_edge = _tile_of(column, phase[COUNT], phase, table)
+                there, y0 = column * table[ACROSS], y_row + column * y_step
+                x0 = x_row + there * channels
+                if not at_edge and width == COLUMNS:
+                    tile(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
+                         kernel, k_step, start, to_floor, y, y0, y_step, channels, code, slope,
+                         streaming)  # fmt: skip
+                elif width == COLUMNS:
+                    tile_at_edge(x, x0, step * channels, there, step, zeros, table[WIDTH], taps,
+                                 count, kernel, k_step, start, to_floor, y, y0, y_step, channels,
+                                 code, slope, streaming)  # fmt: skip
+                else:
+                    single(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
+                           kernel, k_step, start, to_floor, y, y0, y_step, channels, code, slope,
+                           streaming)  # fmt: skip
+                column += width
+        if code > gemm.FLOOR:
+            row_size = table[OUT_WIDTH] * channels
+            gemm.activate_row(y, line * row_size, row_size, code, slope)
+
+    name = f"depthwise_products_{form.run}_{form.apart}"
+    line_product.__qualname__ = f"{name}_line"  # the cache tells kernels apart by this name
+    line_product = kernel(line_product)
+
+    def work(worker, x, table, phases, runs, zeros, kernel, k_step, start, y, code, slope,
+             streaming, scratch, taken):  # fmt: skip
+        to_floor = start.size // 2 if code == gemm.FLOOR else 0  # see gemm.start_vector
+        lines = table[IMAGES] * table[OUT_HEIGHT]
+        for turn in range(taken.size):
+            task = sharing.task_of(turn, worker, len(scratch), taken)
+            if task < 0:
+                continue
+            for line in range(task * LINES, min((task + 1) * LINES, lines)):
+                line_product(line, x, table, phases, runs, scratch[worker], zeros, kernel, k_step,
+                             start, to_floor, y, code, slope, streaming)  # fmt: skip
+        if streaming:
+            simd.end_of_stream(y)
+
+    work.__qualname__ = f"{name}_worker"
+    work = kernel(work)
+
+    def loop(x, table, phases, runs, zeros, kernel, k_step, start, y, code, slope, streaming,
+             scratch, taken):  # fmt: skip
+        sharing.open_tasks(taken)
+        for worker in prange(len(scratch)):
+            work(np.int64(worker), x, table, phases, runs, zeros, kernel, k_step, start, y, code,
+                 slope, streaming, scratch, taken)  # fmt: skip
+
+    loop.__qualname__ = name
+    return parallel_kernel(loop)
+
+
+def _gradients(form):
+    """Parallel kernel: dK, a segment of the rows of dy after the other."""
+    tile, tile_at_edge = (_gradient_tile(COLUMNS, form, at_edge) for at_edge in (False, True))
+    single = _gradient_tile(1, form, True)
+
+    def work(worker, x, table, phases, runs, zeros, dy, partial, scratch, taken):
+        taps, phase = scratch[worker], phases[0, 0]
+        channels, columns, step = table[CHANNELS], phase[COUNT], table[PIXEL_STEP]
+        for turn in range(taken.size):
+            segment = sharing.task_of(turn, worker, len(scratch), taken)
+            if segment < 0:
+                continue
+            sums = partial[segment]
+            sums[:] = 0
+            k_step = sums.shape[1]
+            lines = table[IMAGES] * table[OUT_HEIGHT]
+            first_line, last_line = gemm.share(segment, len(partial), lines)
+            for line in range(first_line, last_line):
+                image, j = divmod(line, table[OUT_HEIGHT])
+                x_row = (image * table[HEIGHT] + j * table[DOWN]) * table[WIDTH] * channels
+                count = _taps_inside(runs, table, phase, j * table[DOWN], k_step, taps)
+                done = 0
+                while done < columns:
+                    width, column, at_edge = _tile_of(done, columns, phase, table)
+                    there, skip = column * table[ACROSS], done - column
+                    x0, dy0 = x_row + there * channels, (line * columns + column) * channels
+                    if not at_edge and skip == 0 and width == COLUMNS:
+                        tile(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
+                             dy, dy0, skip, channels, sums, k_step)  # fmt: skip
+                    elif width == COLUMNS:
+                        tile_at_edge(x, x0, step * channels, there, step, zeros, table[WIDTH],
+                                     taps, count, dy, dy0, skip, channels, sums,
+                                     k_step)  # fmt: skip
+                    else:
+                        single(x, x0, step * channels, there, step, zeros, table[WIDTH], taps,
+                               count, dy, dy0, skip, channels, sums, k_step)  # fmt: skip
+                    done = column + width
+
+    name = f"depthwise_gradients_{form.run}_{form.apart}"
+    work.__qualname__ = f"{name}_worker"
+    work = kernel(work)
+
+    def loop(x, table, phases, runs, zeros, dy, partial, dk, scratch, taken):
+        sharing.open_tasks(taken)
+        for worker in prange(len(scratch)):
+            work(np.int64(worker), x, table, phases, runs, zeros, dy, partial, scratch, taken)
+        for t in prange(partial.shape[1]):
+            cell, channels = np.int64(t), table[CHANNELS]
+            for c in range(channels):
+                total = partial[0, cell, c]
+                for segment in range(1, len(partial)):
+                    total += partial[segment, cell, c]
+                dk[cell * channels + c] = total
+
+    loop.__qualname__ = name
+    return parallel_kernel(loop)
+
+
+_FORMS = [Form(1, 1), *itertools.starmap(Form, itertools.product(RUNS, APART))]
+_PRODUCTS = {form: _products(form) for form in _FORMS}
+_GRADIENTS = {form: _gradients(form) for form in _FORMS}
+
+
+# -- Plans: the tables for the kernels, made in Python once per shape ------------------------------
 
 
 class _Plan(NamedTuple):
-    """Tables for `_strided`."""
-
     table: np.ndarray
-    down: np.ndarray
-    across: np.ndarray
-    tasks: int
-
-
-def _is_strided(shape):
-    """Whether pixels are seen by so few outputs that copying them does not pay."""
-    kh, kw = shape.kernel_shape[:2]
-    passed = math.prod(shape.strides)
-    return shape.dilation == (1, 1) and passed > 1 and kh * kw <= FEW * passed
+    phases: np.ndarray  # [phase of rows, phase of columns]
+    runs: np.ndarray
+    form: Form
+    turned: bool  # the taps of a run lie the other way round in the kernel
+    lines: int  # rows of the result
 
 
 @functools.lru_cache(maxsize=256)
-def _strided_plan(shape, of_gradient):
-    """For y from x, or for dx from dy, whose taps go the other way, a stride at a time."""
-    source, made, steps = shape.input_shape, shape.output_shape, shape.strides
-    tap_steps, axis_of = (1, 1), planes.forward_axis
+def _plan(shape, of_gradient):
+    """For y from x and for dK, or for dx from dy."""
     if of_gradient:
-        source, made, steps = made, source, (1, 1)
-        tap_steps, axis_of = [-stride for stride in shape.strides], planes.input_grad_axis
-    _, height, width, channels = source
-    n, out_height, out_width, _ = made
-    kernel_row = shape.kernel_shape[1] * channels
-    table = (out_height, out_width, channels, height * width * channels, width * channels,
-             kernel_row, tap_steps[0] * kernel_row, tap_steps[1] * channels)  # fmt: skip
-    axes = (
-        _seen(axis_of(shape, axis), steps[axis], made[1 + axis], source[1 + axis])
-        for axis in range(2)
+        source, made, steps = shape.output_shape, shape.input_shape, (1, 1)
+        axes = [planes.input_grad_axis(shape, axis) for axis in range(2)]
+    else:
+        source, made, steps = shape.input_shape, shape.output_shape, shape.strides
+        axes = [planes.forward_axis(shape, axis) for axis in range(2)]
+    cells_across = shape.kernel_shape[1]
+    form = Form(cells_across, steps[1])
+    if form not in _FORMS or shape.dilation[1] > 1 or (of_gradient and shape.strides[1] > 1):
+        form = _FORMS[0]  # run by run of one tap
+    phases, runs = [], []
+    for down in axes[0]:
+        for across in axes[1]:
+            first = len(runs)
+            runs += [
+                (a, b, i * cells_across + j)
+                for a, i in down.cells
+                for b, j in across.cells[:: form.run]
+            ]
+            distances = [b for b, _ in across.cells] or [0]
+            phases.append(
+                (across.first, across.next, across.count, first, len(runs), min(distances),
+                 max(distances))
+            )  # fmt: skip
+    pixel_step = steps[1] if form.run == 1 else 1
+    table = (*source, *made[1:3], *steps, len(axes[0]), pixel_step)
+    return _Plan(
+        np.array(table, np.int64),
+        np.array(phases, np.int64).reshape(len(axes[0]), len(axes[1]), -1),
+        np.array(runs, np.int64).reshape(-1, 3),
+        form,
+        of_gradient,
+        made[0] * made[1],
     )
-    return _Plan(np.array(table, np.int64), *axes, -(-n * out_height // LINES))
 
 
-def _seen(phases, step, made, length):
-    """(SOURCE, TAP, COUNT) of each row or column of the result."""
-    lines = np.zeros((made, 3), np.int64)
-    for phase in phases:
-        for j in range(phase.count):
-            cells = [(j * step + distance, tap) for distance, tap in phase.cells]
-            cells = [(place, tap) for place, tap in cells if 0 <= place < length]
-            if cells:
-                lines[phase.first + j * phase.next] = *cells[0], len(cells)
-    return lines
-
-
-def _run_strided(plan, x, kernel, bias, activation, y):
-    start = gemm.start_vector(bias, activation, int(plan.table[CHANNELS]), x.dtype)
-    workers = min(threads.count(), plan.tasks)
-    (taken,) = arena.scratch(((plan.tasks,), np.int64))
-    _strided(x, *plan[:3], kernel, start, y, *gemm.activation_code(activation, x.dtype), workers,
-             taken)  # fmt: skip
+@functools.lru_cache(maxsize=16)
+def _zeros(dtype):
+    """What is seen beside the picture; kernels do not write to it."""
+    return np.zeros(simd.lanes(dtype), dtype)
 
 
 # -- The products ----------------------------------------------------------------------------------
 
 
-def _sizes(dtype):
-    lanes = simd.lanes(dtype)
-    return planes.Sizes(unit=lanes, out_unit=lanes, tap_channels=1, pixel_size=lanes)
+def _multiply(plan, x, kernel, bias, activation, y):
+    channels = int(plan.table[CHANNELS])
+    tasks = -(-plan.lines // LINES)
+    scratch, taken = arena.scratch(
+        ((min(threads.count(), tasks), len(plan.runs), 3), np.int64), ((tasks,), np.int64)
+    )
+    start = gemm.start_vector(bias, activation, channels, x.dtype)
+    code, slope = gemm.activation_code(activation, x.dtype)
+    streaming = code <= gemm.FLOOR and simd.streams(y, channels, simd.LATE_STREAM_BYTES)
+    k_step = -channels if plan.turned else channels
+    _PRODUCTS[plan.form](x, *plan[:3], _zeros(x.dtype), kernel, k_step, start, y, code, slope,
+                         bool(streaming), scratch, taken)  # fmt: skip
 
 
 def convolve(x, kernel, bias, shape, activation, y):
     """y = activation(x * kernel + bias); flat arrays of one dtype, `bias` may be None."""
-    if _is_strided(shape):
-        _run_strided(_strided_plan(shape, False), x, kernel, bias, activation, y)
-        return
-    plan, lanes = planes.forward_plan(shape, _sizes(x.dtype), x.itemsize), simd.lanes(x.dtype)
-    planes.multiply(_products, plan, x, kernel, lanes, gemm.ADJACENT, bias, activation, y)
+    _multiply(_plan(shape, False), x, kernel, bias, activation, y)
 
 
 def convolve_input_grad(dy, kernel, shape, dx):
     """dx from dy and the kernel; flat arrays of one dtype."""
-    if _is_strided(shape):
-        _run_strided(_strided_plan(shape, True), dy, kernel, None, None, dx)
-        return
-    plan, lanes = planes.input_grad_plan(shape, _sizes(dy.dtype), dy.itemsize), simd.lanes(dy.dtype)
-    planes.multiply(_products, plan, dy, kernel, lanes, gemm.ADJACENT, None, None, dx)
+    _multiply(_plan(shape, True), dy, kernel, None, None, dx)
 
 
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
-    plan = planes.kernel_grad_plan(shape, _sizes(x.dtype), x.itemsize, planes.TAPS)
-    neighbours = shape.kernel_shape[1] == 3 and shape.strides[1] == shape.dilation[1] == 1
-    gradients = _gradients_of_three if neighbours else _gradients
-    planes.sum_up(gradients, plan, planes.TAPS, x, dy, simd.lanes(x.dtype), dk)
+    plan = _plan(shape, False)
+    channels, lanes = int(plan.table[CHANNELS]), simd.lanes(x.dtype)
+    segments = min(SEGMENTS, plan.lines)
+    cells = shape.kernel_shape[0] * shape.kernel_shape[1]
+    partial, scratch, taken = arena.scratch(
+        ((segments, cells, channels + -channels % lanes), x.dtype),
+        ((min(threads.count(), segments), len(plan.runs), 3), np.int64),
+        ((segments,), np.int64),
+    )
+    _GRADIENTS[plan.form](x, *plan[:3], _zeros(x.dtype), dy, partial, dk, scratch,
+                         taken)  # fmt: skip

@@ -37,14 +37,10 @@ WIDE_ENOUGH = 32  # channels and filters of a merged group
 
 # -- Group by group --------------------------------------------------------------------------------
 
-_KINDS = [planes.Taps(numbers=True), planes.Taps(numbers=True, half=HALVES)]
-_products = [
-    planes.products(name, kind)
-    for name, kind in zip(("group_products", "half_group_products"), _KINDS, strict=True)
-]
+_products = [planes.products("group_products", False), planes.products("half_products", HALVES)]
 _gradients = [
-    planes.gradients(name, kind)
-    for name, kind in zip(("group_gradients", "half_group_gradients"), _KINDS, strict=True)
+    planes.gradients("group_gradients", False),
+    planes.gradients("half_gradients", HALVES),
 ]
 
 
@@ -84,7 +80,7 @@ def convolve_input_grad(dy, kernel, shape, dx):
 def convolve_kernel_grad(x, dy, shape, dk):
     """dk from x and dy; flat arrays of one dtype."""
     (channels, filters), (half, lanes) = _sides(shape), _half_and_lanes(shape, x.dtype)
-    cells, taps = _KINDS[half].tile(lanes)
+    cells, taps = planes.gradient_tile(lanes)
     sizes = planes.Sizes(channels, filters, channels, lanes)
     plan = planes.kernel_grad_plan(shape, sizes, x.itemsize, cells * taps)
     planes.sum_up(_gradients[half], plan, cells * taps, x, dy, filters, dk)

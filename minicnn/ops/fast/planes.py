@@ -2,13 +2,12 @@
 
     y[p] = activation(bias + sum over taps t of s[p + t] K[t])    for each phase of y
 
-plane    a few channels of x (a vector of them, or a group) in the rows that a band needs, with the
-         border of zeros, in the scratch memory s
+plane    the channels of a group in the rows of x that a band needs, with the border of zeros, in
+         the scratch memory s
 band     some rows of the result
 phase    pixels of the result that meet the same taps: all of y; of dx, those with one remainder
          by the stride
-tap      what is added to a pixel with one factor each: a cell of the kernel, for groups a cell and
-         a channel
+tap      what is added to a pixel with one factor each: a cell of the kernel and a channel
 
 Design. In a picture of many channels neighbouring pixels lie far apart, often by a power of two,
 and then fall into the same few places of the first cache. In a plane they are neighbours, the
@@ -29,7 +28,6 @@ from numba.core import cgutils
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.simd import Variable
 from minicnn.ops.fast.tiles import HALVES, HalfVectors
 from minicnn.ops.recording import noted
 
@@ -39,8 +37,7 @@ TASKS = 16  # pieces of the work: enough for as many threads
 SEGMENTS = 16  # of the sum for dK; fixed, so that the number of threads changes no bit
 
 COLUMNS = 14, 8, 4, 1  # of tiles; with a vector of the kernel and one of s they fit 16 registers
-TAPS = 9  # of a tile for dK, where taps are vectors: all of a 3x3 kernel
-SUMS = 24 if simd.REGISTERS == 32 else 8  # of such a tile, where taps are numbers
+SUMS = 24 if simd.REGISTERS == 32 else 8  # of a tile for dK
 
 # Columns of the integer tables that describe the work to the kernels.
 (IMAGES, HEIGHT, WIDTH, CHANNELS, OUT_CHANNELS, OUT_SIZE, STEP, BAND, BANDS, PLANES, PIECES, UNIT,
@@ -80,33 +77,25 @@ def _prefetch_to_write(v, y, y0, count):
     v.prefetch_run(y, y0, count, to_write=True)
 
 
-class Taps(NamedTuple):
-    """What a tap is: a vector of channels of s, or a number for a vector of filters."""
-
-    numbers: bool
-    half: bool = False  # half vectors of AVX-512, of which some processors multiply two at a time
-
-    def vectors(self, v):
-        """Those that are multiplied."""
-        return HalfVectors(v.builder, v.scalar) if self.half else v
-
-    def load(self, v):
-        """The function that reads taps from s."""
-        return v.load_splat if self.numbers else v.load
-
-    def tile(self, lanes):
-        """(cells of the kernel, taps of each) in a tile for dK, with vectors of `lanes`."""
-        return (max(1, SUMS // lanes), lanes) if self.numbers else (TAPS, 1)
+def _vectors_of(v, half):
+    """Those that are multiplied: half vectors of AVX-512 if `half`, of which some processors
+    multiply two at a time."""
+    return HalfVectors(v.builder, v.scalar) if half else v
 
 
-def _row_tile(columns, kind):
+def gradient_tile(lanes):
+    """(cells of the kernel, taps of each) in a tile for dK, with vectors of `lanes`."""
+    return max(1, SUMS // lanes), lanes
+
+
+def _row_tile(columns, half):
     """Intrinsic: `columns` neighbours in a row of y, one vector of filters."""
 
     def write(v, s, s0, taps, t0, count, kernel, k0, start, channel, floor0, y, y0, y_step, left,
               code, slope, streaming):  # fmt: skip
         """y[j] = start + sum over t of s[s0 + taps[t] + j] kernel[t], then a rectifier."""
-        v = kind.vectors(v)
-        builder, load = v.builder, kind.load(v)
+        v = _vectors_of(v, half)
+        builder = v.builder
         first = v.load(start, channel)
         sums = [cgutils.alloca_once(builder, v.type) for _ in range(columns)]
         for total in sums:
@@ -115,7 +104,7 @@ def _row_tile(columns, kind):
             here = builder.add(s0, v.load_integer(taps, builder.add(t0, t)))
             weight = v.load(kernel, v.offset(k0, (t, v.lanes)))
             for j, total in enumerate(sums):
-                value = load(s, builder.add(here, v.integer(j * v.lanes)))
+                value = v.load_splat(s, builder.add(here, v.integer(j * v.lanes)))
                 builder.store(v.multiply_add(value, weight, builder.load(total)), total)
         with builder.if_then(gemm.is_rectifier(v, code)):
             change = gemm.rectified(v, code, slope, start, floor0)
@@ -129,7 +118,7 @@ def _row_tile(columns, kind):
         def keep():
             v.whole_or_first(left, lambda load, store: finish(store))
 
-        if kind.half:  # does not fill a line of the caches
+        if half:  # does not fill a line of the caches
             keep()
             return
         with builder.if_else(builder.icmp_signed("!=", streaming, v.integer(0))) as (yes, no):
@@ -141,9 +130,8 @@ def _row_tile(columns, kind):
     return simd.vector_intrinsic(write)
 
 
-def _tap_tile(kind, run):
-    """Intrinsic: a tile of taps, one vector of filters; `run` taps each see neighbours in s, so
-    that all but one of them have what the one beside them had for the pixel before."""
+def _tap_tile(half):
+    """Intrinsic: a tile of taps, one vector of filters."""
 
     def write(v, s, s_row, taps, t0, rows, columns, dy, dy0, dy_step, left, sums, sums0, x, ahead,
               ahead_count, dy_ahead, dy_ahead_count):  # fmt: skip
@@ -151,13 +139,12 @@ def _tap_tile(kind, run):
 
         With every row, some vectors of x and dy are fetched that are needed later.
         """
-        whole, v = v, kind.vectors(v)
-        builder, load_tap = v.builder, kind.load(v)
-        cells, elements = kind.tile(v.lanes)
-        lanes = v.integer(v.lanes)
+        whole, v = v, _vectors_of(v, half)
+        builder = v.builder
+        cells, elements = gradient_tile(v.lanes)
         offsets = [
-            v.load_integer(taps, builder.add(t0, v.integer(i * elements)))
-            for i in range(0, cells, run)
+            v.load_integer(taps, builder.add(t0, v.integer(cell * elements)))
+            for cell in range(cells)
         ]
         totals = [cgutils.alloca_once(builder, v.type) for _ in range(cells * elements)]
         places = [builder.add(sums0, v.integer(i * v.lanes)) for i in range(len(totals))]
@@ -174,28 +161,15 @@ def _tap_tile(kind, run):
                     whole.prefetch_run(array, following, count)
                 there = builder.add(dy0, builder.mul(builder.mul(row, columns), dy_step))
                 begin = builder.mul(row, s_row)
-                seen = [  # by the taps of a run but the last, of the first pixel
-                    [
-                        Variable(v, load_tap(s, v.offset(builder.add(begin, offset), (lanes, i))))
-                        for i in range(run - 1)
-                    ]
-                    for offset in offsets
-                ]
                 with v.count_up(columns) as (j, _):
                     factor = load(dy, builder.add(there, builder.mul(j, dy_step)))
                     pixel = v.offset(begin, (j, v.lanes))
-                    for number, offset in enumerate(offsets):
-                        at = v.offset(builder.add(pixel, offset), (lanes, run - 1))
-                        values = [each.value for each in seen[number]]
-                        values += [
-                            load_tap(s, builder.add(at, v.integer(i))) for i in range(elements)
-                        ]
-                        for i, value in enumerate(values):
-                            total = totals[number * len(values) + i]
-                            value = v.multiply_add(value, factor, builder.load(total))
-                            builder.store(value, total)
-                        for each, value in zip(seen[number], values[1:run], strict=True):
-                            each.value = value
+                    for number, total in enumerate(totals):
+                        cell, element = divmod(number, elements)
+                        at = v.offset(pixel, (offsets[cell], 1))
+                        value = v.load_splat(s, builder.add(at, v.integer(element)))
+                        value = v.multiply_add(value, factor, builder.load(total))
+                        builder.store(value, total)
             for total, place in zip(totals, places, strict=True):
                 v.store(builder.load(total), sums, place)
 
@@ -239,8 +213,8 @@ def _inside(phase, tap_rows, row, height):
     return first, last
 
 
-def _row_product(name, kind):
-    columns_14, columns_8, columns_4, one_column = (_row_tile(count, kind) for count in COLUMNS)
+def _row_product(name, half):
+    columns_14, columns_8, columns_4, one_column = (_row_tile(count, half) for count in COLUMNS)
 
     def product_row(s, s0, size, taps, t0, count, kernel, k0, start, channel, y, y0, y_step, width,
                     left, code, slope, streaming):  # fmt: skip
@@ -276,9 +250,9 @@ def _row_product(name, kind):
     return kernel(product_row)
 
 
-def products(name, kind):
+def products(name, half):
     """Parallel kernel: y from planes of x, row by row."""
-    product_row = _row_product(name, kind)
+    product_row = _row_product(name, half)
 
     def work(worker, x, table, remainders, phases, taps, tap_rows, packed, start, y, code, slope,
              streaming, scratch, taken):  # fmt: skip
@@ -344,9 +318,9 @@ def products(name, kind):
     return parallel_kernel(loop)
 
 
-def gradients(name, kind, run=1):
-    """Parallel kernel: dK from planes of x, tile by tile of `height` taps; `run` see neighbours."""
-    tap_tile = _tap_tile(kind, run)
+def gradients(name, half):
+    """Parallel kernel: dK from planes of x, tile by tile of `height` taps."""
+    tap_tile = _tap_tile(half)
 
     def work(worker, x, table, remainders, phases, taps, height, dy, partial, scratch, taken):
         s, size, lanes = scratch[worker], table[PIXEL_SIZE], simd.VECTOR_BYTES // x.itemsize
@@ -507,10 +481,9 @@ def input_grad_plan(shape, sizes, itemsize):
 
 @functools.lru_cache(maxsize=256)
 def kernel_grad_plan(shape, sizes, itemsize, height):
-    """The forward plan, filled up to whole tiles of `height` taps; where taps are numbers, with all
-    of a pixel's elements."""
-    numbers = sizes.unit == sizes.tap_channels
-    whole = sizes._replace(tap_channels=sizes.pixel_size) if numbers else sizes
+    """The forward plan with all of a pixel's elements, filled up to whole tiles of `height`
+    taps."""
+    whole = sizes._replace(tap_channels=sizes.pixel_size)
     plan = forward_plan(shape, whole, itemsize)
     missing = np.arange(len(plan.taps)) % whole.tap_channels >= sizes.tap_channels
     return plan._replace(
