@@ -10,13 +10,21 @@ phase    pixels of the result that meet the same taps: all of y; of dx, those wi
 run      taps side by side in a row of the kernel, whose pixels of x are side by side too
 
 Design. No channel is ever added to another, so there is no matrix product: the only work is
-a * b + c on vectors of channels, and what counts is how often x is read. Nothing is copied: some
-neighbours in a row of y are computed together, a vector of channels at a time, from x where it
-lies. Their sums stay in registers while the taps pass; with a run, each vector of x is read once
+a * b + c on vectors of channels, and what counts is how often and in which order x is read. Nothing
+is copied: a tile of four neighbours in a row of y and two vectors of channels is computed from x
+where it lies, its sums in registers while the taps pass; with a run, each vector of x is read once
 for all taps of a row of the kernel. For dK the roles change: the vectors of dy stay, and the sums
-of a row of taps. Where a tap would see a pixel beside the picture, a vector of zeros is read in its
-place, in a second text for the tiles at the ends of a row: taps above and below are left out. dx is
+of a run pass. Where a tap would see a pixel beside the picture a vector of zeros is read in its
+place, in a second text for the tiles at the ends of a row; taps above and below are left out. dx is
 the product of dy with the kernel turned around, phase by phase.
+
+Measured (two threads on a Xeon), of the time of the version before, which copied a vector of
+channels of some rows, with a border of zeros, so that its pixels were neighbours in memory (y, dx,
+dK): 32 pictures of 56 x 56, 64 channels, 3 x 3: 0.69, 0.69, 0.87; 16 of 14 x 14, 256 channels: 0.66,
+0.68, 0.93, with 5 x 5 0.91, 0.91, 1.08; 32 of 7 x 7, 960 channels: 0.71, 0.68, 0.99; 32 of 28 x 28,
+128 channels, stride 2: 1.10, 1.04, 0.72. Tiles of eight neighbours and one vector were no quicker
+than copies where rows lie a power of two apart, tiles of two and four 1.0 to 1.4 times as slow as
+these.
 """
 
 import functools

@@ -14,8 +14,9 @@ and then fall into the same few places of the first cache. In a plane they are n
 border needs no test, and the distances of pixels are constants of the code. With stride, columns
 of a plane are sorted by their remainder, so that neighbours of y still read neighbours. dx is the
 product of dy with the kernel turned around, one phase after another. While a band is computed, the
-next one is fetched into the second cache, line after line: 32 pictures of 56 x 56 with 64 channels,
-depthwise, took 2.5 ms without and 2.0 with that (two cores of an EPYC with Zen 4).
+next one is fetched into the second cache, line after line: without that 32 pictures of 14 x 14,
+256 channels in 32 groups, take 1.07 to 1.09 times as long, 8 of 56 x 56, 128 in 16 groups, 1.01 to
+1.10 (two threads on a Xeon).
 """
 
 import functools
