@@ -20,11 +20,11 @@ the product of dy with the kernel turned around, phase by phase.
 
 Measured (two threads on a Xeon), of the time of the version before, which copied a vector of
 channels of some rows, with a border of zeros, so that its pixels were neighbours in memory (y, dx,
-dK): 32 pictures of 56 x 56, 64 channels, 3 x 3: 0.69, 0.69, 0.87; 16 of 14 x 14, 256 channels: 0.66,
-0.68, 0.93, with 5 x 5 0.91, 0.91, 1.08; 32 of 7 x 7, 960 channels: 0.71, 0.68, 0.99; 32 of 28 x 28,
-128 channels, stride 2: 1.10, 1.04, 0.72. Tiles of eight neighbours and one vector were no quicker
-than copies where rows lie a power of two apart, tiles of two and four 1.0 to 1.4 times as slow as
-these.
+dK): 32 pictures of 56 x 56, 64 channels, 3 x 3: 0.69, 0.69, 0.87; 16 of 14 x 14, 256 channels:
+0.66, 0.68, 0.93, with 5 x 5 0.91, 0.91, 1.08; 32 of 7 x 7, 960 channels: 0.71, 0.68, 0.99; 32 of
+28 x 28, 128 channels, stride 2: 1.10, 1.04, 0.72. Tiles of eight neighbours and one vector were no
+quicker than copies where rows lie a power of two apart, tiles of two and four 1.0 to 1.4 times as
+slow as these.
 """
 
 import functools
