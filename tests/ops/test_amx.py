@@ -431,13 +431,13 @@ def test_where_it_is_chosen(monkeypatch):
     kernel_gradient = chosen(kernel=7, product=convolution.KERNEL_GRAD)
     assert kernel_gradient is (amx_gradient if here else direct)
     assert chosen(kernel=1, n=1, product=convolution.KERNEL_GRAD) is direct
-    gradient = chosen(c=3, f=32, kernel=7, product=convolution.INPUT_GRAD)
+    gradient = chosen(c=12, f=32, kernel=7, product=convolution.INPUT_GRAD)
     assert gradient is direct  # few columns are most of a tile for nothing
-    gradient = chosen(c=3, f=32, kernel=5, product=convolution.INPUT_GRAD)
+    gradient = chosen(c=8, f=16, kernel=5, product=convolution.INPUT_GRAD)
     assert gradient is winograd  # which computes less, so that it matters less
     gradient = chosen(c=3, f=32, product=convolution.INPUT_GRAD)
     assert gradient is chosen(c=16, f=1) is (amx_winograd if here else winograd)
-    assert chosen(c=24, f=1) is chosen(c=8, f=8) is winograd
+    assert chosen(c=24, f=2) is chosen(c=8, f=8) is winograd
     gradient = chosen(c=8, f=8, product=convolution.KERNEL_GRAD)
     assert gradient is chosen(c=8, f=4) is direct
     with config.using(amx="off"):

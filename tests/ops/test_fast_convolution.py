@@ -17,6 +17,7 @@ from minicnn.ops.fast import (
     dense_heads,
     dense_products,
     depthwise,
+    few_filters,
     sharing,
     simd,
 )
@@ -270,6 +271,83 @@ def test_depthwise_stays_within_its_arrays(dtype, width, cells, strides, channel
         buffer, out = banded(np.full(wanted.shape, 7, dtype), 77)
         np.testing.assert_array_equal(call(out), wanted)
         assert_bands(buffer, 77)
+
+
+@pytest.mark.parametrize("filters", range(1, few_filters.MOST + 1))
+@pytest.mark.parametrize(
+    "channels, cells, strides, dilation",
+    [(32, (3, 3), (1, 1), (1, 1)), (37, (5, 4), (2, 1), (1, 1)), (48, (1, 1), (1, 1), (1, 1)),
+     (40, (2, 6), (1, 3), (1, 1)), (33, (3, 2), (1, 1), (2, 4))],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("width", [3, 9])
+def test_few_filters_stay_within_their_arrays(width, channels, cells, strides, dilation, filters):
+    """And are exact for integers, with NaN around what they may read."""
+    rng = np.random.default_rng(filters)
+    x = rng.integers(-9, 10, (2, 7, width, channels)).astype(np.float32)
+    kernel = rng.integers(-9, 10, (*cells, channels, filters)).astype(np.float32)
+    bias = rng.integers(-9, 10, filters).astype(np.float32)
+    where = strides, ((2, 1), (0, 3)), dilation, 1
+    geometry = convolution.geometry(x.shape, kernel.shape, *where)
+    y, _, _ = expected(x, kernel, np.zeros(geometry.output_shape), *where)
+    x, kernel = (banded(one, np.nan)[1] for one in (x, kernel))
+    buffer, out = banded(np.full(y.shape, 7, np.float32), 77)
+    assert convolution.algorithm_for(geometry, x.dtype, convolution.FORWARD) is few_filters
+    convolution.conv2d(x, kernel, bias, *where, activation=("relu",), out=out)
+    np.testing.assert_array_equal(out, np.maximum(y + bias, 0))
+    assert_bands(buffer, 77)
+
+    turned = rng.integers(-9, 10, (*cells, filters, channels)).astype(np.float32)
+    geometry = convolution.geometry((2, 7, width, filters), turned.shape, *where)
+    assert convolution.algorithm_for(geometry, x.dtype, convolution.INPUT_GRAD) is few_filters
+    dy = rng.integers(-9, 10, geometry.output_shape).astype(np.float32)
+    _, dx, _ = expected(np.zeros((2, 7, width, filters)), turned, dy, *where)
+    turned, dy = (banded(one, np.nan)[1] for one in (turned, dy))
+    buffer, out = banded(np.full(dx.shape, 7, np.float32), 77)
+    convolution.conv2d_input_grad(dy, turned, dx.shape, *where, out=out)
+    np.testing.assert_array_equal(out, dx)
+    assert_bands(buffer, 77)
+
+
+def test_where_few_filters_are_taken():
+    def chosen(channels, filters, size, product=convolution.FORWARD, dtype=np.float32):
+        shape = (2, 28, 28, channels), (size, size, channels, filters)
+        geometry = convolution.geometry(*shape, (1, 1), "same", (1, 1), 1)
+        return convolution.algorithm_for(geometry, np.dtype(dtype), product) is few_filters
+
+    with config.using(convolution="auto"):
+        assert chosen(64, 3, 3) and not chosen(32, 3, 3)  # Winograd is quicker
+        assert chosen(32, 6, 5) and chosen(6, 16, 5, convolution.INPUT_GRAD)
+        assert not chosen(64, 9, 1) and not chosen(15, 3, 1) and not chosen(64, 3, 3, dtype="f8")
+        assert not chosen(64, 3, 3, convolution.KERNEL_GRAD)
+    with config.using(convolution="winograd"):
+        assert not chosen(64, 3, 3)
+    with config.using(convolution="direct"):
+        assert chosen(32, 3, 3)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_bias_and_activation_of_few_filters(activation):
+    rng = np.random.default_rng(0)
+    x, bias = rng.standard_normal((2, 7, 8, 40), np.float32), rng.standard_normal(5, np.float32)
+    kernel = rng.standard_normal((3, 3, 40, 5), np.float32) / 5
+    dy = np.zeros((2, 7, 8, 5))
+    y, _, _ = expected(x, kernel, dy, (1, 1), "same", (1, 1), 1)
+    result = convolution.conv2d(x, kernel, bias, padding="same", activation=activation)
+    np.testing.assert_allclose(result, ACTIVATIONS[activation](y + bias), rtol=2e-6, atol=6e-6)
+
+
+@pytest.mark.parametrize("filters", [1, 3, 8])
+def test_floor_and_scale_of_few_filters(filters):
+    rng = np.random.default_rng(filters)
+    x, kernel = rng.standard_normal((2, 7, 8, 40)), rng.standard_normal((3, 3, 40, filters)) / 9
+    bias, floor, scale = rng.standard_normal((3, filters))
+    x, kernel, bias, floor, scale = map(np.float32, (x, kernel, bias, floor, scale))
+    ends = {"padding": "same", "floor": floor, "scale": scale}
+    y = convolution.conv2d(x, kernel, bias, **ends)
+    plain = reference_conv2d(x, kernel, bias, **ends)
+    np.testing.assert_allclose(y, plain, rtol=2e-6, atol=6e-6)
+    assert (y == floor).any() and (y > floor).any()
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from minicnn.ops.fast import (
     bands,
     depthwise,
     direct,
+    few_filters,
     grouped,
     operands,
     winograd,
@@ -44,7 +45,7 @@ LEAST_PRODUCTS = {3: 64, 5: 16 * 32}  # channels times filters
 LEAST_GRADIENT = 128  # the same of a kernel's gradient
 # They take a scale in their epilogue.
 BY_TILES = (winograd, amx_winograd, amx_winograd_rows, winograd_panels)
-WITH_FLOORS = (*BY_TILES, direct, bands, depthwise, grouped)
+WITH_FLOORS = (*BY_TILES, direct, bands, depthwise, few_filters, grouped)
 
 
 def conv2d(
@@ -189,6 +190,9 @@ def choose(shape, dtype, product, wanted, on_unit):
             return grouped.Merged(together, wide, of_wide)
     allowed = wanted != "direct" and winograd.is_defined(shape)
     pays = allowed and (wanted == "winograd" or (dtype == np.float32 and _pays(shape, product)))
+    free = dtype == np.float32 and not (pays and wanted == "winograd")
+    if free and few_filters.pays(shape, product, pays):
+        return few_filters
     algorithm = winograd if pays else direct
     on_unit = on_unit and dtype == np.float32
     if pays and product != KERNEL_GRAD:

@@ -27,7 +27,7 @@ from numba import prange
 from numba.core import cgutils
 
 from minicnn.ops import arena
-from minicnn.ops.fast import gemm, sharing, simd, threads
+from minicnn.ops.fast import gemm, sharing, simd, threads, windows
 from minicnn.ops.fast.jit import kernel, parallel_kernel
 from minicnn.ops.fast.tiles import HALVES, HalfVectors
 from minicnn.ops.recording import noted
@@ -420,36 +420,6 @@ class Plan(NamedTuple):
     scratch: int  # elements of s
 
 
-class _Axis(NamedTuple):
-    """Pixels first, first + next, ... of the result, `count` of them; their cells of the kernel as
-    (distance in x, number), by distance."""
-
-    first: int
-    next: int
-    count: int
-    cells: list
-
-
-def forward_axis(shape, axis):
-    rate, before = shape.dilation[axis], shape.padding[axis][0]
-    cells = [(t * rate - before, t) for t in range(shape.kernel_shape[axis])]
-    return [_Axis(0, 1, shape.output_shape[1 + axis], cells)]
-
-
-def input_grad_axis(shape, axis):
-    """As direct.py's `_input_grad_plan`: dx[phase + stride j] sees dy[j + a constant]."""
-    size, stride = shape.input_shape[1 + axis], shape.strides[axis]
-    phases = []
-    for phase in range(min(stride, size)):
-        shifts = [
-            (phase + shape.padding[axis][0] - t * shape.dilation[axis], t)
-            for t in range(shape.kernel_shape[axis])
-        ]
-        cells = sorted((shift // stride, t) for shift, t in shifts if shift % stride == 0)
-        phases.append(_Axis(phase, stride, -(-(size - phase) // stride), cells))
-    return phases
-
-
 def _first_and_reach(phases):
     """Distance of the first pixel of x that a phase sees, and pixels from there to the last."""
     distances = [distance for phase in phases for distance, _ in phase.cells] or [0]
@@ -468,7 +438,7 @@ class Sizes(NamedTuple):
 @functools.lru_cache(maxsize=256)
 def forward_plan(shape, sizes, itemsize):
     """Of y from x."""
-    axes = [forward_axis(shape, axis) for axis in range(2)]
+    axes = [windows.forward_axis(shape, axis) for axis in range(2)]
     return _plan(shape, shape.input_shape, shape.output_shape, shape.strides, axes, sizes,
                  shape.kernel_shape[3], itemsize)  # fmt: skip
 
@@ -476,7 +446,7 @@ def forward_plan(shape, sizes, itemsize):
 @functools.lru_cache(maxsize=256)
 def input_grad_plan(shape, sizes, itemsize):
     """Of dx from dy: the filters of the kernel are the channels of taps."""
-    axes = [input_grad_axis(shape, axis) for axis in range(2)]
+    axes = [windows.input_grad_axis(shape, axis) for axis in range(2)]
     return _plan(shape, shape.output_shape, shape.input_shape, (1, 1), axes, sizes, 1, itemsize)
 
 
