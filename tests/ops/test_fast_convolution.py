@@ -289,17 +289,20 @@ def test_few_filters_stay_within_their_arrays(width, channels, cells, strides, d
     bias = rng.integers(-9, 10, filters).astype(np.float32)
     where = strides, ((2, 1), (0, 3)), dilation, 1
     geometry = convolution.geometry(x.shape, kernel.shape, *where)
+    taken = cells != (1, 1) or simd.VECTOR_BYTES == 64
     y, _, _ = expected(x, kernel, np.zeros(geometry.output_shape), *where)
     x, kernel = (banded(one, np.nan)[1] for one in (x, kernel))
     buffer, out = banded(np.full(y.shape, 7, np.float32), 77)
-    assert convolution.algorithm_for(geometry, x.dtype, convolution.FORWARD) is few_filters
+    algorithm = convolution.algorithm_for(geometry, x.dtype, convolution.FORWARD)
+    assert (algorithm is few_filters) == taken
     convolution.conv2d(x, kernel, bias, *where, activation=("relu",), out=out)
     np.testing.assert_array_equal(out, np.maximum(y + bias, 0))
     assert_bands(buffer, 77)
 
     turned = rng.integers(-9, 10, (*cells, filters, channels)).astype(np.float32)
     geometry = convolution.geometry((2, 7, width, filters), turned.shape, *where)
-    assert convolution.algorithm_for(geometry, x.dtype, convolution.INPUT_GRAD) is few_filters
+    algorithm = convolution.algorithm_for(geometry, x.dtype, convolution.INPUT_GRAD)
+    assert (algorithm is few_filters) == taken
     dy = rng.integers(-9, 10, geometry.output_shape).astype(np.float32)
     _, dx, _ = expected(np.zeros((2, 7, width, filters)), turned, dy, *where)
     turned, dy = (banded(one, np.nan)[1] for one in (turned, dy))
@@ -318,6 +321,7 @@ def test_where_few_filters_are_taken():
     with config.using(convolution="auto"):
         assert chosen(64, 3, 3) and not chosen(32, 3, 3)  # Winograd is quicker
         assert chosen(32, 6, 5) and chosen(6, 16, 5, convolution.INPUT_GRAD)
+        assert chosen(64, 8, 1) == (simd.VECTOR_BYTES == 64)
         assert not chosen(64, 9, 1) and not chosen(15, 3, 1) and not chosen(64, 3, 3, dtype="f8")
         assert not chosen(64, 3, 3, convolution.KERNEL_GRAD)
     with config.using(convolution="winograd"):

@@ -636,7 +636,7 @@ def _as_one_column(shape):
 def _run(plan, x, kernel, step, columns, bias, activation, y):
     given = plan, x, kernel, step, columns, bias, activation
     arguments, code, slope, scratch, taken = _prepared(*given)
-    streaming = code <= gemm.FLOOR and simd.streams(y, columns, simd.LATE_STREAM_BYTES)
+    streaming = code <= gemm.FLOOR and simd.streams(y, columns, simd.LATE_STREAM_BYTES, 2)
     _products(*arguments, y, code, slope, streaming, scratch, taken)
 
 

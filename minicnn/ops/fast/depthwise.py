@@ -335,7 +335,7 @@ def _multiply(plan, x, kernel, bias, activation, y):
     )
     start = gemm.start_vector(bias, activation, channels, x.dtype)
     code, slope = gemm.activation_code(activation, x.dtype)
-    streaming = code <= gemm.FLOOR and simd.streams(y, channels, simd.LATE_STREAM_BYTES)
+    streaming = code <= gemm.FLOOR and simd.streams(y, channels, simd.LATE_STREAM_BYTES, ABREAST)
     k_step = -channels if plan.turned else channels
     zeros = windows.zeros(channels, x.dtype)
     _PRODUCTS[plan.form](x, *plan[:3], zeros, kernel, k_step, start, y, code, slope,

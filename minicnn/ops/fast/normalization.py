@@ -354,7 +354,7 @@ def _constant(channels, dtype, value):
 
 def past_caches(cut, result):
     """Whether a result goes past the caches."""
-    return int(streams(result, cut.width))
+    return int(streams(result, cut.width, vectors=2))
 
 
 def both_statistics(cut, mean, variance):

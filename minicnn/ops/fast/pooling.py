@@ -506,7 +506,7 @@ def max_pool2d_activation_grad(
 
 def _streaming(dx):
     """Whether dx goes past the caches: it is large, and its pixels are whole vectors."""
-    return int(simd.streams(dx, dx.shape[3], simd.LATE_STREAM_BYTES))
+    return int(simd.streams(dx, dx.shape[3], simd.LATE_STREAM_BYTES, 2))
 
 
 @parallel_kernel
