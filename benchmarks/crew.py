@@ -30,6 +30,7 @@ AVX2 = {
     "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in _HASWELL),
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # PyTorch's dense layers
     "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
 }
 # Eigen and ONNX Runtime choose their instructions themselves and take no order.
