@@ -81,6 +81,12 @@ def _over_channels(v, channels, compute):
                 lambda write: v.whole_or_first(left, lambda load, store: write(store)))  # fmt: skip
 
 
+def _grid(v, first, step, rows, vectors):
+    """Indices of neighbouring vectors in rows that lie `step` apart."""
+    lanes = v.integer(v.lanes)
+    return [[v.offset(first, (step, k), (lanes, i)) for i in range(vectors)] for k in range(rows)]
+
+
 def _product_tile(columns, form, at_edge):
     """Intrinsic: `columns` neighbours in a row of y, all channels."""
 
@@ -96,23 +102,17 @@ def _product_tile(columns, form, at_edge):
         past = builder.icmp_signed("!=", streaming, v.integer(0))
 
         def compute(c, vectors, read, keep):
-            places = [v.offset(c, (v.integer(v.lanes), i)) for i in range(vectors)]
+            (places,) = _grid(v, c, channels, 1, vectors)
             sums = [[Variable(v, v.load(start, p)) for p in places] for _ in range(columns)]
 
             def add_up(load):
                 with v.count_up(count) as (t, _):
                     pixel, cell = pixels.of_run(taps, t)
-                    cell = builder.add(cell, c)
-                    weights = [
-                        [
-                            load(kernel, v.offset(cell, (k_step, tap), (v.integer(v.lanes), i)))
-                            for i in range(vectors)
-                        ]
-                        for tap in range(form.run)
-                    ]
+                    cells = _grid(v, builder.add(cell, c), k_step, form.run, vectors)
+                    weights = [[load(kernel, at) for at in of_tap] for of_tap in cells]
                     for m, counts in form.seen(columns):
                         for i in range(vectors):
-                            value = pixel(load, m, v.offset(c, (v.integer(v.lanes), i)))
+                            value = pixel(load, m, places[i])
                             for tap, j in counts:
                                 total = sums[j][i]
                                 total.value = v.multiply_add(value, weights[tap][i], total.value)
@@ -151,36 +151,32 @@ def _gradient_tile(columns, form, at_edge):
         builder = v.builder
         pixels = Pixels(v, x, x0, x_step, column, step, zeros, width, at_edge)
 
-        def factor(load, c, j, i):
-            at = v.offset(builder.add(dy0, c), (channels, j), (v.integer(v.lanes), i))
+        def factor(j, value):
+            """What the gradient of column j is multiplied as."""
             if not at_edge:
-                return load(dy, at)
+                return value
             counts = builder.icmp_signed("<=", skip, v.integer(j))
-            return builder.select(counts, load(dy, at), v.constant(0))
+            return builder.select(counts, value, v.constant(0))
 
         def compute(c, vectors, read, keep):
+            (places,) = _grid(v, c, channels, 1, vectors)
+
             def add_up(load):
-                factors = [[factor(load, c, j, i) for i in range(vectors)] for j in range(columns)]
+                given = _grid(v, builder.add(dy0, c), channels, columns, vectors)
+                factors = [[factor(j, load(dy, at)) for at in row] for j, row in enumerate(given)]
                 with v.count_up(count) as (t, _):
                     pixel, cell = pixels.of_run(taps, t)
-                    cell = builder.add(cell, c)
-                    places = [
-                        [
-                            v.offset(cell, (k_step, tap), (v.integer(v.lanes), i))
-                            for i in range(vectors)
-                        ]
-                        for tap in range(form.run)
-                    ]
-                    totals = [[Variable(v, v.load(sums, p)) for p in row] for row in places]
+                    cells = _grid(v, builder.add(cell, c), k_step, form.run, vectors)
+                    totals = [[Variable(v, v.load(sums, at)) for at in row] for row in cells]
                     for m, counts in form.seen(columns):
                         for i in range(vectors):
-                            value = pixel(load, m, v.offset(c, (v.integer(v.lanes), i)))
+                            value = pixel(load, m, places[i])
                             for tap, j in counts:
                                 total = totals[tap][i]
                                 total.value = v.multiply_add(value, factors[j][i], total.value)
-                    for tap in range(form.run):
-                        for i in range(vectors):
-                            v.store(totals[tap][i].value, sums, places[tap][i])
+                    for of_tap, of_cell in zip(totals, cells, strict=True):
+                        for total, at in zip(of_tap, of_cell, strict=True):
+                            v.store(total.value, sums, at)
 
             read(add_up)
 
