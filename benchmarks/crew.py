@@ -1,12 +1,14 @@
 """The engines' processes, seen from the one that asks: started, asked in turn, ended."""
 
 import contextlib
+import getpass
 import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +27,15 @@ _HASWELL = (
     *("popcnt", "cx16", "sahf", "avx", "f16c", "fma", "avx2", "bmi", "bmi2", "lzcnt", "movbe"),
     *("xsave", "xsaveopt", "fsgsbase", "invpcid", "crc32"),
 )
+_USER = getpass.getuser()
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in _HASWELL),
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",  # PyTorch's dense layers
+    # What torch.compile kept for the whole processor is not for this: its gradients were wrong.
+    "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"torchinductor_{_USER}_avx2"),
     "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
 }
 # Eigen and ONNX Runtime choose their instructions themselves and take no order.
