@@ -1,7 +1,6 @@
 """The engines' processes, seen from the one that asks: started, asked in turn, ended."""
 
 import contextlib
-import getpass
 import importlib.util
 import json
 import os
@@ -27,7 +26,7 @@ _HASWELL = (
     *("popcnt", "cx16", "sahf", "avx", "f16c", "fma", "avx2", "bmi", "bmi2", "lzcnt", "movbe"),
     *("xsave", "xsaveopt", "fsgsbase", "invpcid", "crc32"),
 )
-_USER = getpass.getuser()
+_USER = os.environ.get("USER", "")
 AVX2 = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": ",".join(f"+{name}" for name in _HASWELL),
