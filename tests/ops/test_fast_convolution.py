@@ -770,3 +770,16 @@ def test_dense_of_nothing():
     assert not dense.dense_kernel_grad(np.zeros((0, 3), "f"), np.zeros((0, 2), "f")).any()
     with pytest.raises(ValueError, match="flatten x"):
         dense.dense(np.zeros((2, 3, 3), "f"), np.zeros((3, 2), "f"))
+
+
+@pytest.mark.parametrize("vector_bytes, alone, pairs", [(64, True, True), (32, False, True)])
+def test_only_whole_lines_go_past_the_caches(vector_bytes, alone, pairs):
+    buffer, _ = banded(np.zeros(1 << 16, np.float32), 0)
+    first = -buffer.ctypes.data % simd.LINE_BYTES // 4
+    array, shifted = buffer[first : first + (1 << 16)], buffer[first + 1 : first + 1 + (1 << 16)]
+    with mock.patch.object(simd, "VECTOR_BYTES", vector_bytes):
+        assert simd.streams(array, 32, array.nbytes) == alone
+        assert simd.streams(array, 32, array.nbytes, 2) == pairs
+        assert not simd.streams(array, 24, array.nbytes, 2)  # rows begin within a line
+        assert not simd.streams(shifted, 32, array.nbytes, 2)
+        assert not simd.streams(array, 32, array.nbytes + 1, 2)

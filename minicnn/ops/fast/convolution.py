@@ -190,8 +190,8 @@ def choose(shape, dtype, product, wanted, on_unit):
             return grouped.Merged(together, wide, of_wide)
     allowed = wanted != "direct" and winograd.is_defined(shape)
     pays = allowed and (wanted == "winograd" or (dtype == np.float32 and _pays(shape, product)))
-    free = dtype == np.float32 and not (pays and wanted == "winograd")
-    if free and few_filters.pays(shape, product, pays):
+    ordered = pays and wanted == "winograd"
+    if dtype == np.float32 and not ordered and few_filters.pays(shape, product, pays):
         return few_filters
     algorithm = winograd if pays else direct
     on_unit = on_unit and dtype == np.float32

@@ -262,7 +262,7 @@ def _gradients(form):
     tile, tile_at_edge = (_gradient_tile(COLUMNS, form, at_edge) for at_edge in (False, True))
     single = _gradient_tile(1, form, True)
 
-    def work(worker, x, table, phases, runs, zeros, dy, partial, scratch, taken):
+    def work(worker, x, table, phases, runs, zeros, dy, partial, k_step, scratch, taken):
         taps, phase = scratch[worker], phases[0, 0]
         channels, columns, step = table[CHANNELS], phase[COUNT], table[PIXEL_STEP]
         for turn in range(taken.size):
@@ -271,7 +271,6 @@ def _gradients(form):
                 continue
             sums = partial[segment]
             sums[:] = 0
-            k_step = sums.shape[1]
             lines = table[IMAGES] * table[OUT_HEIGHT]
             first_line, last_line = gemm.share(segment, len(partial), lines)
             for line in range(first_line, last_line):
@@ -299,17 +298,15 @@ def _gradients(form):
     work.__qualname__ = f"{name}_worker"
     work = kernel(work)
 
-    def loop(x, table, phases, runs, zeros, dy, partial, dk, scratch, taken):
+    def loop(x, table, phases, runs, zeros, dy, partial, k_step, dk, scratch, taken):
         sharing.open_tasks(taken)
         for worker in prange(len(scratch)):
-            work(np.int64(worker), x, table, phases, runs, zeros, dy, partial, scratch, taken)
-        for t in prange(partial.shape[1]):
-            cell, channels = np.int64(t), table[CHANNELS]
-            for c in range(channels):
-                total = partial[0, cell, c]
-                for segment in range(1, len(partial)):
-                    total += partial[segment, cell, c]
-                dk[cell * channels + c] = total
+            work(np.int64(worker), x, table, phases, runs, zeros, dy, partial, k_step, scratch,
+                 taken)  # fmt: skip
+        channels = table[CHANNELS]
+        for t in prange(dk.size // channels):
+            cell = np.int64(t)
+            gemm.add_segments(partial, cell * k_step, channels, dk, cell * channels)
 
     loop.__qualname__ = name
     return parallel_kernel(loop)
@@ -353,11 +350,12 @@ def convolve_kernel_grad(x, dy, shape, dk):
     plan = windows.plan(shape, False, _FORMS)
     channels, lanes = int(plan.table[CHANNELS]), simd.lanes(x.dtype)
     segments = min(SEGMENTS, plan.lines)
-    cells = shape.kernel_shape[0] * shape.kernel_shape[1]
+    k_step = channels + -channels % lanes
     partial, scratch, taken = arena.scratch(
-        ((segments, cells, channels + -channels % lanes), x.dtype),
+        ((segments, dk.size // channels * k_step), x.dtype),
         ((min(threads.count(), segments), len(plan.runs), RUN_SIZE), np.int64),
         ((segments,), np.int64),
     )
-    _GRADIENTS[plan.form](x, *plan[:3], windows.zeros(channels, x.dtype), dy, partial, dk, scratch,
-                         taken)  # fmt: skip
+    zeros = windows.zeros(channels, x.dtype)
+    _GRADIENTS[plan.form](x, *plan[:3], zeros, dy, partial, k_step, dk, scratch,
+                          taken)  # fmt: skip

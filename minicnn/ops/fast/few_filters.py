@@ -3,11 +3,11 @@
     y[p, f] = activation(bias[f] + sum over taps t and channels c of x[p + t, c] K[t, c, f])
 
 Design. Elsewhere a vector holds filters, and six of them leave most of one empty. Here it holds
-channels, which lie side by side in x: sums of four neighbours in a row of y for up to four filters,
-a vector each, stay in registers while taps and channels pass, and only then the lanes of every sum
-are added up: all sums of a tile together, by pairs, with half as many vectors left each time. x is
-read where it lies (windows.py). dx of a layer with few channels is the same with the kernel turned
-around.
+channels, which lie side by side in x: sums of four neighbours in a row of y (two with AVX2) for up
+to six filters, a vector each, stay in registers while taps and channels pass, and only then the
+lanes of every sum are added up: those of four filters together, by pairs, with half as many
+vectors left each time. x is read where it lies (windows.py). dx of a layer with few channels is the
+same with the kernel turned around.
 
 Measured (two threads on a Xeon), 64 pictures of 28 x 28, of the time of what else there is
 (Winograd, on the tile unit for 3x3, for 3x3 and 5x5 without strides; `bands`; `direct` for 1x1):
@@ -55,6 +55,7 @@ from minicnn.ops.fast.windows import (
 from minicnn.ops.recording import noted
 
 SLOTS = 4  # filters whose sums, of a tile's columns, are as many as a vector has lanes
+COLUMNS = max(1, simd.lanes(np.dtype(np.float32)) // SLOTS)  # neighbours in a tile
 TOGETHER = 6  # filters of a tile at most: its sums, with what is multiplied, fit the registers
 MOST = 8  # filters
 LEAST = 16  # channels
@@ -211,7 +212,6 @@ def _products(filters):
     return parallel_kernel(loop)
 
 
-COLUMNS = max(1, simd.lanes(np.dtype(np.float32)) // SLOTS)
 _PRODUCTS = {filters: _products(filters) for filters in range(1, TOGETHER + 1)}
 
 
