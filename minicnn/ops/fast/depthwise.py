@@ -23,6 +23,7 @@ quicker than copies where rows lie a power of two apart, tiles of two and four 1
 slow as these.
 """
 
+import functools
 import itertools
 
 import numpy as np
@@ -37,21 +38,20 @@ from minicnn.ops.fast.windows import (
     ACROSS,
     CHANNELS,
     COUNT,
-    DOWN,
     FIRST,
-    HEIGHT,
     IMAGES,
     NEXT,
     OUT_HEIGHT,
     OUT_WIDTH,
     PIXEL_STEP,
-    ROW_PHASES,
     RUN_SIZE,
     SINGLE_TAPS,
     WIDTH,
     Form,
     Pixels,
+    seen_by,
     taps_inside,
+    text_for,
     tile_at,
 )
 
@@ -87,21 +87,17 @@ def _grid(v, first, step, rows, vectors):
     return [[v.offset(first, (step, k), (lanes, i)) for i in range(vectors)] for k in range(rows)]
 
 
-def _product_tile(columns, form, at_edge):
-    """Intrinsic: `columns` neighbours in a row of y, all channels."""
+def _product_tile(form):
+    """Intrinsic: some neighbours in a row of y, all channels."""
 
-    def write(v, x, x0, x_step, column, step, zeros, width, taps, count, kernel, k_step, start,
-              to_floor, y, y0, y_step, channels, code, slope, streaming):  # fmt: skip
-        """y = start + the sum over runs and their taps of pixel times kernel, then a rectifier.
-
-        Pixel 0 is x[x0] + a run's distance, in `column` + another one of its row; the next is
-        x_step elements and `step` columns away."""
+    def write(v, tile, at_edge, x, x0, column, step, zeros, width, taps, count, kernel, k_step,
+              start, to_floor, y, y0, y_step, channels, code, slope, streaming):  # fmt: skip
+        """y = start + the sum over runs and their taps of pixel times kernel, then a rectifier."""
         builder = v.builder
-        pixels = Pixels(v, x, x0, x_step, column, step, zeros, width, at_edge)
         rectifying = gemm.is_rectifier(v, code)
         past = builder.icmp_signed("!=", streaming, v.integer(0))
 
-        def compute(c, vectors, read, keep):
+        def compute(columns, pixels, c, vectors, read, keep):
             (places,) = _grid(v, c, channels, 1, vectors)
             sums = [[Variable(v, v.load(start, p)) for p in places] for _ in range(columns)]
 
@@ -111,8 +107,9 @@ def _product_tile(columns, form, at_edge):
                     cells = _grid(v, builder.add(cell, c), k_step, form.run, vectors)
                     weights = [[load(kernel, at) for at in of_tap] for of_tap in cells]
                     for m, counts in form.seen(columns):
-                        for i in range(vectors):
-                            value = pixel(load, m, places[i])
+                        begin = pixel(m)
+                        for i, place in enumerate(places):
+                            value = load(begin, place)
                             for tap, j in counts:
                                 total = sums[j][i]
                                 total.value = v.multiply_add(value, weights[tap][i], total.value)
@@ -136,41 +133,48 @@ def _product_tile(columns, form, at_edge):
                 with no:
                     keep(finish)
 
-        _over_channels(v, channels, compute)
+        def text(columns, beside):
+            pixels = Pixels(v, x, x0, column, step, channels, zeros, width, beside)
+            _over_channels(v, channels, functools.partial(compute, columns, pixels))
+
+        text_for(v, tile, COLUMNS, at_edge, text)
 
     return simd.vector_intrinsic(write)
 
 
-def _gradient_tile(columns, form, at_edge):
-    """Intrinsic: all taps' sums over `columns` neighbours in a row of dy, all channels."""
+def _gradient_tile(form):
+    """Intrinsic: all taps' sums over some neighbours in a row of dy, all channels."""
 
-    def write(v, x, x0, x_step, column, step, zeros, width, taps, count, dy, dy0, skip, channels,
-              sums, k_step):  # fmt: skip
+    def write(v, tile, at_edge, x, x0, column, step, zeros, width, taps, count, dy, dy0, skip,
+              channels, sums, k_step):  # fmt: skip
         """sums of the runs' taps += the sum of pixel times dy; if `at_edge`, the first `skip`
         columns of dy are left out."""
         builder = v.builder
-        pixels = Pixels(v, x, x0, x_step, column, step, zeros, width, at_edge)
 
-        def factor(j, value):
+        def factor(beside, j, value):
             """What the gradient of column j is multiplied as."""
-            if not at_edge:
+            if not beside:
                 return value
             counts = builder.icmp_signed("<=", skip, v.integer(j))
             return builder.select(counts, value, v.constant(0))
 
-        def compute(c, vectors, read, keep):
+        def compute(columns, pixels, c, vectors, read, keep):
             (places,) = _grid(v, c, channels, 1, vectors)
 
             def add_up(load):
                 given = _grid(v, builder.add(dy0, c), channels, columns, vectors)
-                factors = [[factor(j, load(dy, at)) for at in row] for j, row in enumerate(given)]
+                factors = [
+                    [factor(pixels.at_edge, j, load(dy, at)) for at in row]
+                    for j, row in enumerate(given)
+                ]
                 with v.count_up(count) as (t, _):
                     pixel, cell = pixels.of_run(taps, t)
                     cells = _grid(v, builder.add(cell, c), k_step, form.run, vectors)
                     totals = [[Variable(v, v.load(sums, at)) for at in row] for row in cells]
                     for m, counts in form.seen(columns):
-                        for i in range(vectors):
-                            value = pixel(load, m, places[i])
+                        begin = pixel(m)
+                        for i, place in enumerate(places):
+                            value = load(begin, place)
                             for tap, j in counts:
                                 total = totals[tap][i]
                                 total.value = v.multiply_add(value, factors[j][i], total.value)
@@ -180,7 +184,11 @@ def _gradient_tile(columns, form, at_edge):
 
             read(add_up)
 
-        _over_channels(v, channels, compute)
+        def text(columns, beside):
+            pixels = Pixels(v, x, x0, column, step, channels, zeros, width, beside)
+            _over_channels(v, channels, functools.partial(compute, columns, pixels))
+
+        text_for(v, tile, COLUMNS, at_edge, text)
 
     return simd.vector_intrinsic(write)
 
@@ -190,37 +198,25 @@ def _gradient_tile(columns, form, at_edge):
 
 def _products(form):
     """Parallel kernel: y, row by row."""
-    tile, tile_at_edge = (_product_tile(COLUMNS, form, at_edge) for at_edge in (False, True))
-    single = _product_tile(1, form, True)
+    add_tile = _product_tile(form)
 
     def line_product(line, x, table, phases, runs, taps, zeros, kernel, k_step, start, to_floor, y,
                      code, slope, streaming):  # fmt: skip
-        image, i = divmod(line, table[OUT_HEIGHT])
-        j, row_phase = divmod(i, table[ROW_PHASES])
-        channels, step = table[CHANNELS], table[PIXEL_STEP]
-        x_row = (image * table[HEIGHT] + j * table[DOWN]) * table[WIDTH] * channels
+        row_phase, row, x_row = seen_by(line, table)
+        channels = table[CHANNELS]
         for p in range(phases.shape[1]):
             phase = phases[row_phase, p]
-            count = taps_inside(runs, table, phase, j * table[DOWN], channels, taps)
+            count = taps_inside(runs, table, phase, row, channels, taps)
             y_row = (line * table[OUT_WIDTH] + phase[FIRST]) * channels
             y_step, column = phase[NEXT] * channels, 0
             while column < phase[COUNT]:
-                width, column, at_edge = tile_at(column, COLUMNS, phase, table)
-                there, y0 = column * table[ACROSS], y_row + column * y_step
-                x0 = x_row + there * channels
-                if not at_edge and width == COLUMNS:
-                    tile(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
-                         kernel, k_step, start, to_floor, y, y0, y_step, channels, code, slope,
+                tile, column, at_edge = tile_at(column, COLUMNS, phase, table)
+                there = column * table[ACROSS]
+                add_tile(tile, at_edge, x, x_row + there * channels, there, table[PIXEL_STEP],
+                         zeros, table[WIDTH], taps, count, kernel, k_step, start, to_floor, y,
+                         y_row + column * y_step, y_step, channels, code, slope,
                          streaming)  # fmt: skip
-                elif width == COLUMNS:
-                    tile_at_edge(x, x0, step * channels, there, step, zeros, table[WIDTH], taps,
-                                 count, kernel, k_step, start, to_floor, y, y0, y_step, channels,
-                                 code, slope, streaming)  # fmt: skip
-                else:
-                    single(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
-                           kernel, k_step, start, to_floor, y, y0, y_step, channels, code, slope,
-                           streaming)  # fmt: skip
-                column += width
+                column += tile
         if code > gemm.FLOOR:
             row_size = table[OUT_WIDTH] * channels
             gemm.activate_row(y, line * row_size, row_size, code, slope)
@@ -259,12 +255,11 @@ def _products(form):
 
 def _gradients(form):
     """Parallel kernel: dK, a segment of the rows of dy after the other."""
-    tile, tile_at_edge = (_gradient_tile(COLUMNS, form, at_edge) for at_edge in (False, True))
-    single = _gradient_tile(1, form, True)
+    add_tile = _gradient_tile(form)
 
     def work(worker, x, table, phases, runs, zeros, dy, partial, k_step, scratch, taken):
         taps, phase = scratch[worker], phases[0, 0]
-        channels, columns, step = table[CHANNELS], phase[COUNT], table[PIXEL_STEP]
+        channels, columns = table[CHANNELS], phase[COUNT]
         for turn in range(taken.size):
             segment = sharing.task_of(turn, worker, len(scratch), taken)
             if segment < 0:
@@ -274,25 +269,17 @@ def _gradients(form):
             lines = table[IMAGES] * table[OUT_HEIGHT]
             first_line, last_line = gemm.share(segment, len(partial), lines)
             for line in range(first_line, last_line):
-                image, j = divmod(line, table[OUT_HEIGHT])
-                x_row = (image * table[HEIGHT] + j * table[DOWN]) * table[WIDTH] * channels
-                count = taps_inside(runs, table, phase, j * table[DOWN], k_step, taps)
+                _, row, x_row = seen_by(line, table)
+                count = taps_inside(runs, table, phase, row, k_step, taps)
                 done = 0
                 while done < columns:
-                    width, column, at_edge = tile_at(done, COLUMNS, phase, table)
+                    tile, column, at_edge = tile_at(done, COLUMNS, phase, table)
                     there, skip = column * table[ACROSS], done - column
-                    x0, dy0 = x_row + there * channels, (line * columns + column) * channels
-                    if not at_edge and skip == 0 and width == COLUMNS:
-                        tile(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
-                             dy, dy0, skip, channels, sums, k_step)  # fmt: skip
-                    elif width == COLUMNS:
-                        tile_at_edge(x, x0, step * channels, there, step, zeros, table[WIDTH],
-                                     taps, count, dy, dy0, skip, channels, sums,
-                                     k_step)  # fmt: skip
-                    else:
-                        single(x, x0, step * channels, there, step, zeros, table[WIDTH], taps,
-                               count, dy, dy0, skip, channels, sums, k_step)  # fmt: skip
-                    done = column + width
+                    add_tile(tile, at_edge or skip > 0, x, x_row + there * channels, there,
+                             table[PIXEL_STEP], zeros, table[WIDTH], taps, count, dy,
+                             (line * columns + column) * channels, skip, channels, sums,
+                             k_step)  # fmt: skip
+                    done = column + tile
 
     name = f"depthwise_gradients_{form.run}_{form.apart}"
     work.__qualname__ = f"{name}_worker"

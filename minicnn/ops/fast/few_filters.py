@@ -37,19 +37,18 @@ from minicnn.ops.fast.windows import (
     ACROSS,
     CHANNELS,
     COUNT,
-    DOWN,
     FIRST,
-    HEIGHT,
     IMAGES,
     NEXT,
     OUT_HEIGHT,
     OUT_WIDTH,
     PIXEL_STEP,
-    ROW_PHASES,
     RUN_SIZE,
     WIDTH,
     Pixels,
+    seen_by,
     taps_inside,
+    text_for,
     tile_at,
 )
 from minicnn.ops.recording import noted
@@ -61,21 +60,6 @@ MOST = 8  # filters
 LEAST = 16  # channels
 PER_FILTER = 20  # channels, where Winograd does a 3x3 kernel
 LINES = 4  # rows of the result in a task
-
-
-class QuarterVectors(simd.Vectors):
-    """One column's filters."""
-
-    def __init__(self, builder, scalar):
-        super().__init__(builder, scalar)
-        bits = 8 * self._alignment
-        self.lanes = SLOTS
-        self.type = ir.VectorType(scalar, SLOTS)
-        self._suffix = f"v{SLOTS}f{bits}"
-
-    @property
-    def _alignment(self):
-        return 8 if isinstance(self.scalar, ir.DoubleType) else 4
 
 
 def _shuffled(v, x, y, lanes):
@@ -92,21 +76,31 @@ def _sums_of_lanes(v, vectors):
     return vectors[0]
 
 
-def _tile(columns, filters, at_edge):
-    """Intrinsic: `columns` neighbours in a row of y, `filters` of them."""
+def _tile(filters):
+    """Intrinsic: some neighbours in a row of y, `filters` of them."""
 
-    def write(v, x, x0, x_step, column, step, zeros, width, taps, count, packed, packed0, start,
-              start0, to_floor, valid, y, y0, y_step, channels, code, slope):  # fmt: skip
+    def write(v, tile, at_edge, x, x0, column, step, zeros, width, taps, count, packed, packed0,
+              start, start0, to_floor, valid, y, y0, y_step, channels, code, slope):  # fmt: skip
         """y = start + the sum over taps and channels, then a rectifier, for the first `valid`
-        filters; the sums of other columns and filters are garbage."""
-        builder, most = v.builder, v.lanes // SLOTS
-        pixels = Pixels(v, x, x0, x_step, column, step, zeros, width, at_edge)
-        sums = [[Variable(v, v.constant(0)) for _ in range(filters)] for _ in range(columns)]
+        filters."""
+        builder, quarter = v.builder, v.of_lanes(SLOTS)
 
-        def add_tap(t):
+        def text(columns, beside):
+            pixels = Pixels(v, x, x0, column, step, channels, zeros, width, beside)
+            sums = [[Variable(v, v.constant(0)) for _ in range(filters)] for _ in range(columns)]
+            with v.count_up(count) as (t, _):
+                if beside:
+                    with builder.if_then(pixels.some_inside(taps, t, columns)):
+                        add_tap(pixels, t, sums)
+                else:
+                    add_tap(pixels, t, sums)
+            for f0 in range(0, filters, SLOTS):
+                finish(sums, f0)
+
+        def add_tap(pixels, t, sums):
             pixel, cell = pixels.of_run(taps, t)
             first_weight = builder.add(packed0, cell)
-            begins = [pixel(v.address, j, v.integer(0)) for j in range(columns)]
+            begins = [pixel(j) for j in range(len(sums))]
             with v.count_up(channels, v.lanes) as (c, _):
                 at = builder.add(first_weight, builder.mul(c, v.integer(filters)))
 
@@ -120,24 +114,19 @@ def _tile(columns, filters, at_edge):
 
                 v.read_first(builder.sub(channels, c), add_up)
 
-        with v.count_up(count) as (t, _):
-            if at_edge:
-                with builder.if_then(pixels.some_inside(taps, t, columns)):
-                    add_tap(t)
-            else:
-                add_tap(t)
-        quarter = QuarterVectors(builder, v.scalar)
-        for f0 in range(0, filters, SLOTS):
+        def finish(sums, f0):
+            """Filters f0 to f0 + SLOTS; the sums of columns and filters beyond the last ones are
+            the last ones once more."""
             total = _sums_of_lanes(v, [
-                sums[min(j, columns - 1)][min(f0 + f, filters - 1)].value
-                for j in range(most)
+                sums[min(j, len(sums) - 1)][min(f0 + f, filters - 1)].value
+                for j in range(v.lanes // SLOTS)
                 for f in range(SLOTS)
             ])  # fmt: skip
             at = builder.add(start0, v.integer(f0))
             first = quarter.load(start, at)
             results = [
                 Variable(quarter, quarter.add(first, _shuffled(v, total, total, lanes)))
-                for lanes in (range(j * SLOTS, (j + 1) * SLOTS) for j in range(columns))
+                for lanes in (range(j * SLOTS, (j + 1) * SLOTS) for j in range(len(sums)))
             ]
             with builder.if_then(gemm.is_rectifier(v, code)):
                 change = gemm.rectified(quarter, code, slope, start, builder.add(at, to_floor))
@@ -145,49 +134,38 @@ def _tile(columns, filters, at_edge):
                     result.value = change(result.value)
             left = builder.sub(valid, v.integer(f0))
             for j, result in enumerate(results):
-                quarter.store_first(result.value, y, v.offset(y0, (y_step, j), (v.integer(1), f0)),
-                                    left)  # fmt: skip
+                place = v.offset(y0, (y_step, j), (v.integer(1), f0))
+                quarter.store_first(result.value, y, place, left)
+
+        text_for(v, tile, COLUMNS, at_edge, text)
 
     return simd.vector_intrinsic(write)
 
 
 def _products(filters):
     """Parallel kernel: y, row by row, `filters` at a time."""
-    tile, tile_at_edge = (_tile(COLUMNS, filters, at_edge) for at_edge in (False, True))
-    single = _tile(1, filters, True)
+    add_tile = _tile(filters)
 
     def line_product(line, x, table, phases, runs, taps, zeros, packed, start, to_floor, y, made,
                      code, slope):  # fmt: skip
-        image, i = divmod(line, table[OUT_HEIGHT])
-        j, row_phase = divmod(i, table[ROW_PHASES])
-        channels, step = table[CHANNELS], table[PIXEL_STEP]
+        row_phase, row, x_row = seen_by(line, table)
+        channels = table[CHANNELS]
         groups, cells, cell_size = packed.shape
-        x_row = (image * table[HEIGHT] + j * table[DOWN]) * table[WIDTH] * channels
         for p in range(phases.shape[1]):
             phase = phases[row_phase, p]
-            count = taps_inside(runs, table, phase, j * table[DOWN], cell_size, taps)
+            count = taps_inside(runs, table, phase, row, cell_size, taps)
             y_row = (line * table[OUT_WIDTH] + phase[FIRST]) * made
             y_step, column = phase[NEXT] * made, 0
             while column < phase[COUNT]:
-                width, column, at_edge = tile_at(column, COLUMNS, phase, table)
+                tile, column, at_edge = tile_at(column, COLUMNS, phase, table)
                 there, y0 = column * table[ACROSS], y_row + column * y_step
-                x0 = x_row + there * channels
                 for group in range(groups):
-                    packed0, first = group * cells * cell_size, group * filters
-                    valid = min(filters, made - first)
-                    if not at_edge and width == COLUMNS:
-                        tile(x, x0, step * channels, there, step, zeros, table[WIDTH], taps, count,
-                             packed, packed0, start, first, to_floor, valid, y, y0 + first, y_step,
-                             channels, code, slope)  # fmt: skip
-                    elif width == COLUMNS:
-                        tile_at_edge(x, x0, step * channels, there, step, zeros, table[WIDTH],
-                                     taps, count, packed, packed0, start, first, to_floor, valid,
-                                     y, y0 + first, y_step, channels, code, slope)  # fmt: skip
-                    else:
-                        single(x, x0, step * channels, there, step, zeros, table[WIDTH], taps,
-                               count, packed, packed0, start, first, to_floor, valid, y,
-                               y0 + first, y_step, channels, code, slope)  # fmt: skip
-                column += width
+                    first = group * filters
+                    add_tile(tile, at_edge, x, x_row + there * channels, there, table[PIXEL_STEP],
+                             zeros, table[WIDTH], taps, count, packed, group * cells * cell_size,
+                             start, first, to_floor, min(filters, made - first), y, y0 + first,
+                             y_step, channels, code, slope)  # fmt: skip
+                column += tile
         if code > gemm.FLOOR:
             row_size = table[OUT_WIDTH] * made
             gemm.activate_row(y, line * row_size, row_size, code, slope)

@@ -29,7 +29,7 @@ from numba.core import cgutils
 from minicnn.ops import arena
 from minicnn.ops.fast import gemm, sharing, simd, threads, windows
 from minicnn.ops.fast.jit import kernel, parallel_kernel
-from minicnn.ops.fast.tiles import HALVES, HalfVectors
+from minicnn.ops.fast.tiles import HALVES
 from minicnn.ops.recording import noted
 
 PLANE_BYTES = 64 * 1024  # read once for each row of taps: may leave the first cache, not the second
@@ -53,7 +53,7 @@ def _pixel_copy(half):
     def write(v, s, s0, x, x0, x_step, count, left):
         builder = v.builder
         if half:
-            v = HalfVectors(builder, v.scalar)
+            v = v.of_lanes(v.lanes // 2)
 
         def copy(load, store):
             with v.count_up(count) as (i, _):
@@ -81,7 +81,7 @@ def _prefetch_to_write(v, y, y0, count):
 def _vectors_of(v, half):
     """Those that are multiplied: half vectors of AVX-512 if `half`, of which some processors
     multiply two at a time."""
-    return HalfVectors(v.builder, v.scalar) if half else v
+    return v.of_lanes(v.lanes // 2) if half else v
 
 
 def gradient_tile(lanes):

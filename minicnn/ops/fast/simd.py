@@ -52,12 +52,17 @@ def lanes(dtype):
 class Vectors:
     """Writes instructions on vectors of one float type into the function that is being built."""
 
-    def __init__(self, builder, scalar):
+    def __init__(self, builder, scalar, lanes=None):
         self.builder = builder
         self.scalar = scalar
-        self.lanes = VECTOR_BYTES // (8 if isinstance(scalar, ir.DoubleType) else 4)
+        self._alignment = 8 if isinstance(scalar, ir.DoubleType) else 4  # bytes of a lane
+        self.lanes = lanes or VECTOR_BYTES // self._alignment
         self.type = ir.VectorType(scalar, self.lanes)
-        self._suffix = f"v{self.lanes}f{8 * VECTOR_BYTES // self.lanes}"
+        self._suffix = f"v{self.lanes}f{8 * self._alignment}"
+
+    def of_lanes(self, lanes):
+        """The same with other vectors, such as half ones of AVX-512."""
+        return Vectors(self.builder, self.scalar, lanes)
 
     def integer(self, value):
         return ir.Constant(INTEGER, int(value))
@@ -80,10 +85,6 @@ class Vectors:
 
     def _vector_address(self, array, index):
         return self.builder.bitcast(self.address(array, index), self.type.as_pointer())
-
-    @property
-    def _alignment(self):
-        return VECTOR_BYTES // self.lanes
 
     def load(self, array, index):
         return self.builder.load(self._vector_address(array, index), align=self._alignment)

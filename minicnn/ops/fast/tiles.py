@@ -18,20 +18,6 @@ HALVES = simd.VECTOR_BYTES == 64  # half a vector is a vector of an older set of
 LOW, MIDDLE = (10, 24) if simd.REGISTERS == 32 else (5, 9)
 
 
-class HalfVectors(simd.Vectors):
-    """Vectors of half the width."""
-
-    def __init__(self, builder, scalar):
-        super().__init__(builder, scalar)
-        self.lanes //= 2
-        self.type = simd.ir.VectorType(scalar, self.lanes)
-        self._suffix = self._suffix.replace(f"v{2 * self.lanes}", f"v{self.lanes}")
-
-    @property
-    def _alignment(self):
-        return simd.VECTOR_BYTES // 2 // self.lanes
-
-
 def _accumulate(v, s, windows, offsets, count, b, b0, b_row, last, first):
     """sums[i][j] += s[windows[k] + offsets[i]] * b[b0 + k * b_row, vector j], k = 0 ... count - 1.
 
@@ -167,7 +153,7 @@ def _position_tile(rows, vectors, half=False, packed=True, even=False):
         `streaming`: past the caches."""
         builder = v.builder
         if half:
-            v = HalfVectors(builder, v.scalar)
+            v = v.of_lanes(v.lanes // 2)
         offsets = [
             v.load_integer(pixels, builder.add(p0, v.integer(i)))
             for i in range(2 if even else rows)
@@ -212,7 +198,7 @@ def _tap_tile(rows, vectors, half=False, run=None):
         elements. With `add`, c has room for whole tiles."""
         builder = v.builder
         if half:
-            v = HalfVectors(builder, v.scalar)
+            v = v.of_lanes(v.lanes // 2)
         offsets = [v.load_integer(taps, builder.add(t0, v.integer(i))) for i in range(rows)]
         places = _listed(v, offsets) if run is None else _runs(v, offsets, run)
         zeros = [[v.constant(0)] * vectors] * rows

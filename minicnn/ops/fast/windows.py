@@ -32,34 +32,44 @@ RUN_SIZE = 3
 # -- In kernels ------------------------------------------------------------------------------------
 
 
-class Pixels:
-    """The pixels of x that the runs of a tile see."""
+def text_for(v, columns, most, at_edge, write):
+    """write(columns, at_edge) for whatever tile it is when the kernel runs: one of `most` columns
+    in the picture, one at an edge, or a single pixel."""
+    builder = v.builder
+    with builder.if_else(builder.icmp_signed("==", columns, v.integer(most))) as (tile, single):
+        with tile:
+            beside = builder.icmp_signed("!=", at_edge, v.integer(0))
+            with builder.if_else(beside) as (edge, inside):
+                with edge:
+                    write(most, True)
+                with inside:
+                    write(most, False)
+        with single:
+            write(1, True)
 
-    def __init__(self, v, x, x0, x_step, column, step, zeros, width, at_edge):
-        self.v, self.x, self.x0, self.x_step, self.zeros = v, x, x0, x_step, zeros
+
+class Pixels:
+    """The pixels of x that the runs of a tile see: the first at x[x0], in `column` of its row, the
+    next `step` pixels away."""
+
+    def __init__(self, v, x, x0, column, step, channels, zeros, width, at_edge):
+        self.v, self.x, self.x0, self.zeros = v, x, x0, zeros
         self.column, self.step, self.width, self.at_edge = column, step, width, at_edge
+        self.x_step = v.builder.mul(step, channels)
 
     def of_run(self, taps, t):
-        """(pixel(load, m, c) for the vector from channel c on of pixel m of run t, where its first
-        weights are)."""
+        """(pixel(m), where pixel m of run t begins, where the run's first weights are)."""
         v, builder = self.v, self.v.builder
         row, column, cell = (self._number(taps, t, which) for which in (ROW, COLUMN, CELL))
         first, first_column = builder.add(self.x0, row), builder.add(self.column, column)
-        begins = {}
 
-        def begin(m):
-            """Where pixel m, or the zeros in its place, begins."""
+        def pixel(m):
             place = v.address(self.x, v.offset(first, (self.x_step, m)))
             if not self.at_edge:
                 return place
             there = v.offset(first_column, (self.step, m))
             inside = builder.icmp_unsigned("<", there, self.width)  # below 0 it is very large
             return builder.select(inside, place, self.zeros)
-
-        def pixel(load, m, c):
-            if m not in begins:
-                begins[m] = begin(m)
-            return load(begins[m], c)
 
         return pixel, cell
 
@@ -77,6 +87,16 @@ class Pixels:
         v = self.v
         at = v.builder.add(v.builder.mul(t, v.integer(RUN_SIZE)), v.integer(which))
         return v.load_integer(taps, at)
+
+
+@kernel
+def seen_by(line, table):
+    """Of row number `line` of the result: its phase, and where its windows begin, as a row of its
+    picture and as an element of x."""
+    image, i = divmod(line, table[OUT_HEIGHT])
+    j, row_phase = divmod(i, table[ROW_PHASES])
+    row = j * table[DOWN]
+    return row_phase, row, (image * table[HEIGHT] + row) * table[WIDTH] * table[CHANNELS]
 
 
 @kernel
